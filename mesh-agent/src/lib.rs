@@ -1,0 +1,4 @@
+//! The Isthmus node agent.
+
+pub mod addr;
+pub mod identity;
