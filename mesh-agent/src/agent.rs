@@ -1,0 +1,171 @@
+//! The agent's life on one node: what starts in which order, what is brought in
+//! line with each change of the configuration, and how it ends. Called by the
+//! `run` command.
+//!
+//! The order matters. The kernel programs are attached before anything is
+//! enrolled; a pod's listener and `sk_lookup` stand before its `connect()` is
+//! redirected; a new configuration is in force before what it no longer permits
+//! is cut.
+
+mod fleet;
+mod limits;
+mod plan;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::config::FolderSource;
+use crate::identity::{EmbeddedCa, SvidStore};
+use crate::intercept::{self, Interceptor};
+use crate::model::World;
+use crate::netns::NetnsThread;
+use crate::observe::{AccessLog, Observer, Reason, Registry};
+use crate::proxy::{Generation, Shared, Workers};
+
+use fleet::Fleet;
+use view::View;
+
+/// How often pods that could not be enrolled are tried again, and those that are
+/// enrolled are looked after. The kernel tells nobody of a namespace that comes
+/// or goes.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Ticks between two returns of unused sockets.
+const RELAX_EVERY: u32 = 20;
+
+/// What one agent is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of Kubernetes-shaped YAML.
+    pub config: PathBuf,
+    /// This node's name: the pods with this `spec.nodeName` are enrolled here.
+    pub node: String,
+    /// The cgroup v2 directory to which the kernel programs attach, parent of
+    /// every pod's cgroup.
+    pub pods_cgroup: PathBuf,
+    /// Where maps and links are pinned, on a bpffs.
+    pub pin_dir: PathBuf,
+    /// Where the unix socket is.
+    pub run_dir: PathBuf,
+    /// Where the embedded CA keeps its key.
+    pub state_dir: PathBuf,
+    /// Metrics and readiness.
+    pub admin: SocketAddr,
+    /// Worker threads; 0 for one per processor.
+    pub workers: usize,
+    /// How long connections may go on after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Why the agent could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel programs could not be loaded, attached or pinned.
+    #[error(transparent)]
+    Intercept(#[from] intercept::InterceptError),
+    /// The configuration folder cannot be read at all.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The embedded CA cannot be opened.
+    #[error(transparent)]
+    Authority(#[from] crate::identity::CaError),
+    /// The admin interfaces cannot listen.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    /// A worker thread cannot be started.
+    #[error(transparent)]
+    Workers(#[from] crate::proxy::WorkersError),
+    /// A signal handler or the namespace thread cannot be set up.
+    #[error("cannot start: {0}")]
+    Start(#[source] std::io::Error),
+}
+
+/// Runs the agent until `stop` turns true, then drains it.
+///
+/// # Errors
+/// What keeps it from starting, each with its cure. Once it runs, a fault in the
+/// configuration or in one pod is reported and the rest goes on.
+pub async fn run(options: Options, stop: watch::Receiver<bool>) -> Result<(), Error> {
+    limits::raise_open_files();
+    let registry = Registry::new();
+    let observer = Observer::new(&registry, AccessLog::new());
+    let interceptor = Arc::new(Interceptor::open(&intercept::Options {
+        pods_cgroup: options.pods_cgroup.clone(),
+        pin_dir: options.pin_dir.clone(),
+        agent_cgroup: None,
+    })?);
+    tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
+        pin_dir = %options.pin_dir.display(), "kernel programs attached");
+
+    let mut source = FolderSource::open(&options.config, &options.node)?;
+    let first = source.changed().await;
+    let authority =
+        EmbeddedCa::open(&options.state_dir, &first.world.mesh().trust_domain)?;
+    let svids = SvidStore::new(Arc::new(authority));
+    let generation = Generation { number: 0, world: Arc::new(World::default()), complete: false };
+    let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), generation);
+    let workers = Workers::start(worker_count(options.workers), &shared)?;
+    let netns_thread = NetnsThread::start().map_err(Error::Start)?;
+    let fleet = Fleet::new(Arc::clone(&shared), workers, netns_thread, Arc::clone(&svids), &options);
+    let fleet = Arc::new(fleet);
+    let view = Arc::new(View::new(&options, Arc::clone(&shared), Arc::clone(&fleet), svids));
+    let admin = admin::serve(&options.admin_options(), registry, Arc::clone(&view) as _).await?;
+
+    fleet.apply(first).await;
+    view.synced();
+    tracing::info!(node = %options.node, "the agent is ready");
+    tend(&fleet, &mut source, stop).await;
+
+    view.draining();
+    drain(&shared, options.drain_timeout).await;
+    drop(admin);
+    observer.access_log().flush();
+    Ok(())
+}
+
+/// Brings the node in line with each change, until told to stop.
+async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0u32;
+    loop {
+        tokio::select! {
+            loaded = source.changed() => fleet.apply(loaded).await,
+            _ = tick.tick() => {
+                fleet.look_after().await;
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(RELAX_EVERY) {
+                    fleet.relax();
+                }
+            }
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Closes the listeners, lets connections end for `limit`, and cuts the rest. The
+/// pinned programs stay: without an agent the pods' traffic is refused.
+async fn drain(shared: &Shared, limit: Duration) {
+    let open = shared.observer.open_connections();
+    tracing::info!(connections = open, "draining");
+    shared.draining.send_replace(true);
+    if tokio::time::timeout(limit, shared.observer.idle()).await.is_err() {
+        let cut = shared.observer.cut(Reason::Drained, |_| true);
+        tracing::warn!(connections = cut, "the time to drain is over: cutting what is left");
+        // Each cut connection writes its line and leaves the table.
+        let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
+    }
+}
+
+fn worker_count(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}

@@ -1,0 +1,295 @@
+//! The pods of this node that are in the mesh: enrolling, releasing, and looking
+//! after them. One task at a time changes the fleet; anyone may read it.
+
+mod enrol;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+use super::Options;
+use super::plan::{Plan, plan};
+use crate::config::{Loaded, Problem};
+use crate::identity::SvidStore;
+use crate::intercept::NetnsCookie;
+use crate::model::{MtlsMode, Workload, World};
+use crate::netns::NetnsThread;
+use crate::observe::Reason;
+use crate::proxy::{Generation, Pod, Shared, Workers, is_inbound_plaintext};
+
+use enrol::Enroller;
+
+/// Pods that are enrolled at the same time.
+const AT_ONCE: usize = 16;
+
+/// The node's enrolled pods and what stands in the way of the others.
+pub(super) struct Fleet {
+    shared: Arc<Shared>,
+    workers: Workers,
+    enroller: Arc<Enroller>,
+    svids: Arc<SvidStore>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    enrolled: HashMap<Arc<str>, Arc<Pod>>,
+    /// Pods that should be enrolled and could not be, with the reasons.
+    pending: HashMap<Arc<str>, Vec<Problem>>,
+    /// Faults of the configuration in force.
+    problems: Vec<Problem>,
+    /// Connections that enrolment under STRICT reset.
+    reset: u64,
+}
+
+impl Fleet {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        workers: Workers,
+        thread: NetnsThread,
+        svids: Arc<SvidStore>,
+        options: &Options,
+    ) -> Self {
+        let enroller = Enroller {
+            interceptor: Arc::clone(&shared.interceptor),
+            thread,
+            pods_cgroup: options.pods_cgroup.clone(),
+        };
+        let (enroller, state) = (Arc::new(enroller), Mutex::default());
+        Self { shared, workers, enroller, svids, state }
+    }
+
+    /// Puts a configuration in force and brings the node in line with it.
+    pub(super) async fn apply(&self, loaded: Loaded) {
+        let Loaded { world, problems, complete } = loaded;
+        for problem in &problems {
+            tracing::warn!(target: "config", %problem, "configuration");
+        }
+        let before = self.shared.generation.load_full();
+        let number = before.number + 1;
+        let generation = Generation { number, world: Arc::clone(&world), complete };
+        self.shared.generation.store(Arc::new(generation));
+        self.lock().problems = problems;
+        self.change_mode(&before.world, &world).await;
+        let Plan { release, describe, enrol } = plan(&self.workloads(), &world);
+        let counts = (enrol.len(), release.len(), describe.len());
+        for uid in release {
+            self.release(&uid).await;
+        }
+        for workload in describe {
+            if let Some(pod) = self.pod(&workload.uid) {
+                pod.describe(workload);
+            }
+        }
+        self.lock().pending.retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
+        self.enrol(enrol, &world).await;
+        self.release_leftovers(complete);
+        let (enrolled, released, described) = counts;
+        tracing::info!(generation = number, complete, enrolled, released, described,
+            "configuration in force");
+    }
+
+    /// Enrols what could not be before, lets go of pods whose namespace went away,
+    /// and certifies those that had no certificate.
+    pub(super) async fn look_after(&self) {
+        let world = Arc::clone(&self.shared.generation.load().world);
+        for (uid, pod) in self.pods() {
+            let workload = pod.workload();
+            let there = workload.local.as_ref().is_some_and(|at| pod.netns().is_at(&at.netns));
+            if !there {
+                tracing::info!(pod = %uid, "the pod's network namespace went away");
+                self.release(&uid).await;
+            } else if pod.credential().is_err() {
+                self.certify(&pod).await;
+            }
+        }
+        let enrolled = self.workloads();
+        let missing = world.workloads().filter(|workload| {
+            workload.local.is_some() && !enrolled.contains_key(&workload.uid)
+        });
+        let missing: Vec<_> = missing.cloned().collect();
+        if !missing.is_empty() {
+            self.enrol(missing, &world).await;
+        }
+    }
+
+    /// Has every pod give back what it holds for speed and does not use.
+    pub(super) fn relax(&self) {
+        self.pods().iter().for_each(|(_, pod)| pod.relax());
+    }
+
+    /// The enrolled pods, by uid.
+    pub(super) fn pods(&self) -> Vec<(Arc<str>, Arc<Pod>)> {
+        let state = self.lock();
+        state.enrolled.iter().map(|(uid, pod)| (Arc::clone(uid), Arc::clone(pod))).collect()
+    }
+
+    /// What keeps a pod out of the mesh.
+    pub(super) fn pending(&self, uid: &str) -> Vec<Problem> {
+        self.lock().pending.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Every fault that stands now: the configuration's, then the pods'.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let state = self.lock();
+        let mut pending: Vec<_> = state.pending.iter().collect();
+        pending.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let pending = pending.into_iter().flat_map(|(_, problems)| problems);
+        state.problems.iter().chain(pending).cloned().collect()
+    }
+
+    /// Connections that enrolment under STRICT reset, since the start.
+    pub(super) fn plaintext_reset(&self) -> u64 {
+        self.lock().reset
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.lock().enrolled.get(uid).cloned()
+    }
+
+    fn workloads(&self) -> HashMap<Arc<str>, Arc<Workload>> {
+        self.pods().into_iter().map(|(uid, pod)| (uid, pod.workload())).collect()
+    }
+
+    async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
+        let strict = world.mesh().inbound_mode == MtlsMode::Strict;
+        let mut waiting = workloads.into_iter();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < AT_ONCE {
+                let Some(workload) = waiting.next() else { break };
+                let enroller = Arc::clone(&self.enroller);
+                running.spawn(async move {
+                    let uid = Arc::clone(&workload.uid);
+                    (uid, enroller.enrol(workload, strict).await)
+                });
+            }
+            match running.join_next().await {
+                None => return,
+                Some(Ok((uid, Ok(pod)))) => self.enrolled(uid, pod, strict).await,
+                Some(Ok((uid, Err(problems)))) => self.refused(uid, problems),
+                Some(Err(error)) => tracing::error!(%error, "an enrolment ended unexpectedly"),
+            }
+        }
+    }
+
+    async fn enrolled(&self, uid: Arc<str>, pod: Arc<Pod>, strict: bool) {
+        self.certify(&pod).await;
+        self.workers.listen(Arc::clone(&pod)).await;
+        {
+            let mut state = self.lock();
+            state.pending.remove(&uid);
+            state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod));
+        }
+        if strict {
+            self.reset_plaintext(&pod).await;
+        }
+        tracing::info!(pod = %uid, identity = %pod.workload().identity, port = pod.port(),
+            "enrolled");
+    }
+
+    fn refused(&self, uid: Arc<str>, problems: Vec<Problem>) {
+        let mut state = self.lock();
+        if state.pending.get(&uid) != Some(&problems) {
+            for problem in &problems {
+                tracing::warn!(target: "config", pod = %uid, %problem, "not enrolled");
+            }
+        }
+        state.pending.insert(uid, problems);
+    }
+
+    async fn certify(&self, pod: &Pod) {
+        let workload = pod.workload();
+        match self.svids.acquire(&workload.identity).await {
+            Ok(credential) => pod.certify(credential),
+            Err(error) => tracing::error!(pod = %workload.uid, %error,
+                "no certificate: the pod's connections are refused"),
+        }
+    }
+
+    async fn release(&self, uid: &str) {
+        let Some(pod) = self.lock().enrolled.remove(uid) else { return };
+        let workload = pod.workload();
+        let alive = workload.local.as_ref().is_some_and(|at| pod.netns().is_at(&at.netns));
+        if let Err(error) = self.shared.interceptor.release(pod.netns().cookie()) {
+            tracing::error!(pod = %uid, %error, "the kernel did not let go of the pod");
+        }
+        if alive {
+            pod.release();
+        } else {
+            pod.gone();
+            let labels = pod.labels();
+            self.shared.observer.cut(Reason::PodReleased, |connection| {
+                Arc::ptr_eq(connection.pod(), &labels)
+            });
+        }
+        self.workers.forget(&pod).await;
+        tracing::info!(pod = %uid, alive, "released");
+    }
+
+    /// Brings the kernel's flags and the running connections in line with the
+    /// mesh-wide mode.
+    async fn change_mode(&self, before: &World, after: &World) {
+        let (before, mode) = (before.mesh().inbound_mode, after.mesh().inbound_mode);
+        if before == mode {
+            return;
+        }
+        let strict = mode == MtlsMode::Strict;
+        for (uid, pod) in self.pods() {
+            let set = self.shared.interceptor.set_strict(pod.netns().cookie(), strict);
+            if let Err(error) = set {
+                tracing::error!(pod = %uid, %error, "the kernel did not take the pod's mode");
+            }
+            if strict {
+                self.reset_plaintext(&pod).await;
+            }
+        }
+        if strict {
+            let cut = self.shared.observer.cut(Reason::PolicyChanged, is_inbound_plaintext);
+            tracing::info!(connections = cut, "plaintext connections cut: the mesh is STRICT now");
+        }
+    }
+
+    async fn reset_plaintext(&self, pod: &Pod) {
+        let uid = pod.workload().uid.clone();
+        match self.enroller.reset_plaintext(pod).await {
+            Ok(reset) => {
+                self.lock().reset += reset.len() as u64;
+                for connection in reset {
+                    tracing::warn!(pod = %uid, local = %connection.local, remote = %connection.remote,
+                        "plaintext connection reset: it was older than the pod's STRICT mode");
+                }
+            }
+            Err(error) => tracing::error!(pod = %uid, %error,
+                "plaintext connections cannot be reset; the guard drops their packets"),
+        }
+    }
+
+    /// What an earlier agent enrolled and no configuration names any more. While
+    /// the configuration is not complete its absence proves nothing, and the pod
+    /// stays guarded: without a listener its traffic is refused.
+    fn release_leftovers(&self, complete: bool) {
+        let kernel = match self.shared.interceptor.kernel_pods() {
+            Ok(kernel) => kernel,
+            Err(error) => return tracing::error!(%error, "cannot read the enrolled pods"),
+        };
+        let ours: Vec<NetnsCookie> =
+            self.pods().iter().map(|(_, pod)| pod.netns().cookie()).collect();
+        let world = Arc::clone(&self.shared.generation.load().world);
+        let pending = world.workloads().any(|w| w.local.is_some() && self.pod(&w.uid).is_none());
+        for pod in kernel.iter().filter(|pod| !ours.contains(&pod.netns)) {
+            // A pod that is wanted and cannot be enrolled now may be this one.
+            if pod.alive && (!complete || pending) {
+                tracing::warn!(netns = pod.netns.0, "a pod of an earlier agent stays refused: {}",
+                    if complete { "another pod could not be enrolled" } else { "the configuration is not complete" });
+            } else if let Err(error) = self.shared.interceptor.release(pod.netns) {
+                tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Enrolling one pod: everything that can fail on the way from its description
+//! to a guarded pod with a listener.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{Problem, check_local_pod};
+use crate::intercept::sockdiag::{self, Destroyed};
+use crate::intercept::{Enrolment, Interceptor};
+use crate::model::Workload;
+use crate::netns::{Netns, NetnsThread, prepare_current};
+use crate::proxy::{Pod, PodParts};
+
+/// What enrolling needs of the agent.
+pub(super) struct Enroller {
+    pub(super) interceptor: Arc<Interceptor>,
+    pub(super) thread: NetnsThread,
+    pub(super) pods_cgroup: PathBuf,
+}
+
+impl Enroller {
+    /// Enrols `workload`, whose `local` must be set: when this returns, no
+    /// connection of the pod goes around the agent any more.
+    pub(super) async fn enrol(
+        &self,
+        workload: Arc<Workload>,
+        strict: bool,
+    ) -> Result<Arc<Pod>, Vec<Problem>> {
+        let found = check_local_pod(&workload, &self.pods_cgroup);
+        if !found.is_empty() {
+            return Err(found);
+        }
+        let Some(local) = workload.local.clone() else { return Err(found) };
+        let netns_problem = |error: io::Error| {
+            vec![problem(&workload, "isthmus.dev/netns", &error)]
+        };
+        let netns = Netns::open(&local.netns, &self.thread).await.map_err(netns_problem)?;
+        let prepared = self.thread.run(netns.as_fd(), prepare_current).await;
+        let prepared = prepared.map_err(io::Error::from).and_then(|done| done);
+        let prepared = prepared.map_err(netns_problem)?;
+        if let Err(message) = &prepared.tw_reuse {
+            tracing::warn!(pod = %workload.uid, "{message}: many short connections may fail");
+        }
+        let port = prepared.listener.local_addr().map_err(netns_problem)?.port();
+        self.interceptor
+            .enrol(&Enrolment {
+                netns: netns.as_fd(),
+                netns_cookie: netns.cookie(),
+                cgroup: &local.cgroup,
+                addresses: &workload.addresses,
+                listener: prepared.listener.as_fd(),
+                port,
+                strict,
+            })
+            .map_err(|error| vec![problem(&workload, "isthmus.dev/cgroup", &error)])?;
+        let (netns, listener) = (Arc::new(netns), prepared.listener);
+        let parts = PodParts { workload: Arc::clone(&workload), netns, listener, port };
+        Ok(Pod::new(parts, self.thread.clone()))
+    }
+
+    /// Resets what the pod holds open in plaintext, and says what it was.
+    pub(super) async fn reset_plaintext(&self, pod: &Pod) -> io::Result<Vec<Destroyed>> {
+        let workload = pod.workload();
+        let Some(local) = workload.local.clone() else { return Ok(Vec::new()) };
+        let addresses = workload.addresses.clone();
+        let reset = move || sockdiag::destroy_plaintext(&local.cgroup, &addresses);
+        self.thread.run(pod.netns().as_fd(), reset).await?
+    }
+}
+
+fn problem(workload: &Workload, annotation: &str, error: &dyn std::error::Error) -> Problem {
+    Problem::new(
+        &workload.origin,
+        format!("Pod {}", workload.uid),
+        format!("metadata.annotations[{annotation}]"),
+        error.to_string(),
+        "see the message; the pod is tried again until it works",
+    )
+}

@@ -1,0 +1,154 @@
+//! Work inside a pod's network namespace: opening the agent's listener there,
+//! and the sockets with which it dials the application or a tunnel.
+//!
+//! `setns(2)` moves a whole thread, so it happens on one dedicated thread only
+//! ([`NetnsThread`]); a worker thread of the data plane never enters a pod. What
+//! the workers need, unconnected sockets, waits for them in a [`SocketStash`].
+
+#![expect(unsafe_code, reason = "socket options that nix does not know")]
+
+mod stash;
+mod thread;
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, listen,
+    setsockopt, socket, sockopt,
+};
+
+use crate::intercept::NetnsCookie;
+
+pub use stash::{Family, SocketStash};
+pub use thread::{NetnsGone, NetnsThread};
+
+/// Backlog of the agent's listener in a pod. The kernel caps it at the
+/// namespace's `net.core.somaxconn` (4096 since Linux 5.4).
+const BACKLOG: i32 = 4096;
+
+/// An open pod network namespace. It stays alive while this is held.
+#[derive(Debug)]
+pub struct Netns {
+    file: OwnedFd,
+    cookie: NetnsCookie,
+    inode: u64,
+}
+
+impl Netns {
+    /// Opens the namespace at `path` (a bind mount of nsfs, such as
+    /// `/run/netns/web`, or `/proc/<pid>/ns/net`) and asks the kernel for its
+    /// cookie, which identifies it in the eBPF maps.
+    ///
+    /// # Errors
+    /// When the path cannot be opened, is no network namespace, or the kernel
+    /// has no `SO_NETNS_COOKIE` (before Linux 5.14).
+    pub async fn open(path: &Path, thread: &NetnsThread) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        let file = OwnedFd::from(file);
+        let cookie = thread.run(file.as_fd(), own_netns_cookie).await??;
+        Ok(Self { file, cookie, inode })
+    }
+
+    /// The kernel's cookie of this namespace.
+    pub fn cookie(&self) -> NetnsCookie {
+        self.cookie
+    }
+
+    /// Whether `path` still names this very namespace.
+    pub fn is_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).is_ok_and(|found| found.ino() == self.inode)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// What a pod's namespace gave the agent at enrolment.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The listener that all of the pod's traffic reaches, on a fresh port.
+    pub listener: TcpListener,
+    /// Why client-closed connections may exhaust the pod's ports, if
+    /// `net.ipv4.tcp_tw_reuse` could not be set.
+    pub tw_reuse: Result<(), String>,
+}
+
+/// Prepares the namespace that the calling thread is in: a listener on all
+/// addresses of both families, and `net.ipv4.tcp_tw_reuse=1`, without which
+/// connections that the client closed hold their port for a minute each.
+///
+/// # Errors
+/// When no listener can be opened in either form.
+pub fn prepare_current() -> io::Result<Prepared> {
+    // The pod may have IPv6 switched off altogether (`ipv6.disable=1`).
+    let listener = listen_on(Family::V6).or_else(|_| listen_on(Family::V4))?;
+    let tw_reuse = std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
+        .map_err(|error| format!("cannot set net.ipv4.tcp_tw_reuse=1 in the pod: {error}"));
+    Ok(Prepared { listener, tw_reuse })
+}
+
+fn listen_on(family: Family) -> io::Result<TcpListener> {
+    let fd = stream_socket(family)?;
+    match family {
+        Family::V6 => {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+            let any = std::net::SocketAddrV6::new(std::net::Ipv6Addr::UNSPECIFIED, 0, 0, 0);
+            bind(fd.as_raw_fd(), &SockaddrIn6::from(any))?;
+        }
+        Family::V4 => bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 0))?,
+    }
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(fd))
+}
+
+/// A non-blocking TCP socket in the namespace that the calling thread is in.
+pub(crate) fn stream_socket(family: Family) -> io::Result<OwnedFd> {
+    let family = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    Ok(socket(family, SockType::Stream, flags, SockProtocol::Tcp)?)
+}
+
+fn own_netns_cookie() -> io::Result<NetnsCookie> {
+    let fd = stream_socket(Family::V4)?;
+    let mut cookie = 0u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` is 8 writable bytes and `size` says so; the descriptor is open.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NetnsCookie(cookie))
+}
+
+/// Accepts one connection as a non-blocking descriptor, without registering it
+/// with the calling worker's reactor: the connection may go to another worker.
+///
+/// # Errors
+/// Those of `accept4(2)`.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<std::net::TcpStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = nix::sys::socket::accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
+    Ok(unsafe { std::net::TcpStream::from_raw_fd(fd) })
+}

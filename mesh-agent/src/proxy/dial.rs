@@ -1,0 +1,167 @@
+//! Connecting onward, from inside the pod's network namespace: to the pod's own
+//! application, to another node's agent, or to an address outside the mesh. Each
+//! takes the permit that only the policy module can make.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{Pod, Shared};
+use crate::addr::{ClientAddr, HBONE_PORT, canonical};
+use crate::identity::CredentialError;
+use crate::intercept::Interceptor;
+use crate::netns::Family;
+use crate::policy::{InboundPermit, PlainPermit, TunnelPermit};
+use crate::tls::{HandshakeFailure, handshake_failure};
+
+/// How long a TCP connection onward may take to establish. ztunnel's value too
+/// (`connection_timeout`).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a TLS handshake may take after the TCP connection stands.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a TCP connection onward could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    /// Nothing listens there, or what does refused.
+    #[error("connecting to {to} was refused: nothing listens there")]
+    Refused { to: SocketAddr },
+    /// No answer came.
+    #[error("connecting to {to} took longer than {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut { to: SocketAddr },
+    /// The network has no way there.
+    #[error("{to} cannot be reached: {cause}")]
+    Unreachable { to: SocketAddr, cause: io::Error },
+    /// The agent could not make a socket in the pod.
+    #[error("no socket could be opened in the pod's network namespace: {0}")]
+    NoSocket(io::Error),
+}
+
+/// Why no tunnel could be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TunnelError {
+    /// The TCP connection failed.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The handshake failed, or it proved another identity.
+    #[error("the TLS handshake with {to} failed: {failure}")]
+    Handshake { to: SocketAddr, failure: HandshakeFailure },
+    /// The handshake took too long.
+    #[error("the TLS handshake with {to} took longer than {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    HandshakeTimedOut { to: SocketAddr },
+    /// The pod has no valid certificate.
+    #[error(transparent)]
+    NoCredential(#[from] CredentialError),
+}
+
+/// A connection to the pod's application, which sees the client's own address
+/// for as long as this lives.
+pub(super) struct AppConnection {
+    pub(super) stream: TcpStream,
+    pub(super) client: PublishedClient,
+}
+
+/// The client's address of one connection in the kernel's map, removed on drop.
+pub(super) struct PublishedClient {
+    interceptor: Arc<Interceptor>,
+    pod: Arc<Pod>,
+    local: SocketAddr,
+}
+
+impl Drop for PublishedClient {
+    fn drop(&mut self) {
+        self.interceptor.forget_client(self.pod.netns().cookie(), self.local);
+    }
+}
+
+/// Connects to the pod's own application at `to`, one of the pod's addresses.
+pub(super) async fn application(
+    shared: &Shared,
+    pod: &Arc<Pod>,
+    _permit: &InboundPermit,
+    to: SocketAddr,
+    client: ClientAddr,
+) -> Result<AppConnection, DialError> {
+    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let published = shared.interceptor.publish_client(socket.as_fd(), client);
+    if let Err(error) = published {
+        return Err(DialError::NoSocket(error));
+    }
+    let stream = connect(socket.into(), to).await?;
+    let local = canonical(stream.local_addr().map_err(DialError::NoSocket)?);
+    let client = PublishedClient {
+        interceptor: Arc::clone(&shared.interceptor),
+        pod: Arc::clone(pod),
+        local,
+    };
+    // Where nothing listens on a port of the ephemeral range, the kernel may choose that very
+    // port as the source, and the socket connects to itself (RFC 9293 §3.5, simultaneous open).
+    if local == to {
+        return Err(DialError::Refused { to });
+    }
+    Ok(AppConnection { stream, client })
+}
+
+/// Connects to an address outside the mesh.
+pub(super) async fn plain(
+    pod: &Pod,
+    _permit: &PlainPermit,
+    to: SocketAddr,
+) -> Result<TcpStream, DialError> {
+    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    connect(socket.into(), to).await
+}
+
+/// Connects to the agent in front of the workload at `to` and makes it prove the
+/// identity that the permit names.
+pub(super) async fn tunnel(
+    pod: &Pod,
+    permit: &TunnelPermit,
+    to: std::net::IpAddr,
+) -> Result<TlsStream<TcpStream>, TunnelError> {
+    let config = pod.credential().client_config(permit.expected())?;
+    let to = SocketAddr::new(to, HBONE_PORT);
+    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let stream = connect(socket.into(), to).await?;
+    // An address as the name: HBONE sends no SNI, and the verifier checks the SPIFFE ID alone.
+    let name = ServerName::IpAddress(to.ip().into());
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    match within(HANDSHAKE_TIMEOUT, handshake).await {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => {
+            Err(TunnelError::Handshake { to, failure: handshake_failure(&error) })
+        }
+        None => Err(TunnelError::HandshakeTimedOut { to }),
+    }
+}
+
+async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {
+    let connecting = TcpSocket::from_std_stream(socket).connect(to);
+    match within(CONNECT_TIMEOUT, connecting).await {
+        None => Err(DialError::TimedOut { to }),
+        Some(Err(error)) => Err(match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                DialError::Refused { to }
+            }
+            io::ErrorKind::TimedOut => DialError::TimedOut { to },
+            _ => DialError::Unreachable { to, cause: error },
+        }),
+        Some(Ok(stream)) => {
+            stream.set_nodelay(true).map_err(DialError::NoSocket)?;
+            Ok(stream)
+        }
+    }
+}
+
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, work).await.ok()
+}

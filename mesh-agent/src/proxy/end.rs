@@ -1,0 +1,148 @@
+//! How a connection's end is named: from the errors of the modules on its way to
+//! the stable reasons of the access log.
+
+use std::fmt;
+
+use super::dial::{DialError, TunnelError};
+use crate::identity::CredentialError;
+use crate::observe::{Connection, Outcome, Reason};
+use crate::policy::Denial;
+use crate::relay::{RelayCause, RelayEnd};
+use crate::tls::HandshakeFailure;
+
+/// Why a connection did not come about.
+pub(super) struct Failure {
+    outcome: Outcome,
+    detail: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn denied(reason: Reason, detail: impl fmt::Display) -> Self {
+        Self { outcome: Outcome::Denied(reason), detail: Some(detail.to_string()) }
+    }
+
+    pub(super) fn failed(reason: Reason, detail: impl fmt::Display) -> Self {
+        Self { outcome: Outcome::Failed(reason), detail: Some(detail.to_string()) }
+    }
+
+    /// A failure that its reason says in full.
+    pub(super) fn refused(reason: Reason) -> Self {
+        Self { outcome: Outcome::Failed(reason), detail: None }
+    }
+
+    /// The agent ended the connection before it stood.
+    pub(super) fn cut(record: &Connection) -> Self {
+        Self { outcome: cut(record), detail: None }
+    }
+
+    /// Whether another endpoint of the same service may do better.
+    pub(super) fn another_may_answer(&self) -> bool {
+        matches!(
+            self.outcome,
+            Outcome::Failed(
+                Reason::UpstreamRefused
+                    | Reason::UpstreamUnreachable
+                    | Reason::UpstreamTimeout
+                    | Reason::UpstreamWrongIdentity
+                    | Reason::UpstreamTls
+                    | Reason::UpstreamRejected
+                    | Reason::PoolExhausted
+                    | Reason::TunnelLost
+                    | Reason::AppRefused
+            )
+        )
+    }
+
+    /// Closes the connection's account with this.
+    pub(super) fn record(self, record: Connection) {
+        match self.detail {
+            Some(detail) => record.finish_with(self.outcome, detail),
+            None => record.finish(self.outcome),
+        }
+    }
+}
+
+/// Closes the account of a connection that was carried.
+pub(super) fn outcome(end: RelayEnd, record: Connection) {
+    match end.cause {
+        RelayCause::Finished => record.finish(Outcome::Ok),
+        RelayCause::AppReset => record.finish(Outcome::Failed(Reason::AppReset)),
+        RelayCause::PeerReset => record.finish(Outcome::Failed(Reason::PeerReset)),
+        RelayCause::TunnelLost => record.finish(Outcome::Failed(Reason::TunnelLost)),
+        RelayCause::Cut => {
+            let cut = cut(&record);
+            record.finish(cut);
+        }
+        RelayCause::Io(error) => record.finish_with(Outcome::Failed(Reason::PeerReset), error),
+    }
+}
+
+fn cut(record: &Connection) -> Outcome {
+    Outcome::Cut(record.cut_reason().unwrap_or(Reason::Shutdown))
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        let reason = match &error {
+            DialError::Refused { .. } => Reason::UpstreamRefused,
+            DialError::TimedOut { .. } => Reason::UpstreamTimeout,
+            DialError::Unreachable { .. } => Reason::UpstreamUnreachable,
+            DialError::NoSocket(cause) if out_of_descriptors(cause) => Reason::FdLimit,
+            DialError::NoSocket(_) => Reason::UpstreamUnreachable,
+        };
+        Self::failed(reason, error)
+    }
+}
+
+fn out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+impl From<CredentialError> for Failure {
+    fn from(error: CredentialError) -> Self {
+        Self::failed(Reason::NoCredential, error)
+    }
+}
+
+impl From<Denial> for Failure {
+    fn from(denial: Denial) -> Self {
+        let reason = match &denial {
+            Denial::PlaintextInStrict => Reason::PlaintextRefused,
+            Denial::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
+            Denial::DestinationUnknown => Reason::DestinationUnknown,
+        };
+        Self::denied(reason, denial)
+    }
+}
+
+/// A handshake that a tunnel's client failed.
+impl From<HandshakeFailure> for Failure {
+    fn from(failure: HandshakeFailure) -> Self {
+        let reason = match &failure {
+            HandshakeFailure::NoClientCertificate => Reason::TlsNoClientCert,
+            HandshakeFailure::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
+            _ => Reason::TlsHandshake,
+        };
+        Self::denied(reason, failure)
+    }
+}
+
+impl From<&TunnelError> for Failure {
+    fn from(error: &TunnelError) -> Self {
+        let reason = match error {
+            TunnelError::Dial(DialError::Refused { .. }) => Reason::UpstreamRefused,
+            TunnelError::Dial(DialError::TimedOut { .. }) => Reason::UpstreamTimeout,
+            TunnelError::Dial(DialError::NoSocket(cause)) if out_of_descriptors(cause) => {
+                Reason::FdLimit
+            }
+            TunnelError::Dial(_) => Reason::UpstreamUnreachable,
+            TunnelError::Handshake { failure: HandshakeFailure::WrongIdentity { .. }, .. } => {
+                Reason::UpstreamWrongIdentity
+            }
+            TunnelError::Handshake { .. } => Reason::UpstreamTls,
+            TunnelError::HandshakeTimedOut { .. } => Reason::UpstreamTimeout,
+            TunnelError::NoCredential(_) => Reason::NoCredential,
+        };
+        Self::failed(reason, error)
+    }
+}

@@ -1,0 +1,237 @@
+//! A tunnel from another node: the TLS handshake that proves who is there, and
+//! then each stream, from its CONNECT to the pod's application.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::dial::{self, DialError, HANDSHAKE_TIMEOUT, within};
+use super::end::{Failure, outcome};
+use super::worker::Worker;
+use super::Pod;
+use crate::addr::{ClientAddr, HBONE_PORT};
+use crate::hbone::server::{Incoming, TunnelServer};
+use crate::hbone::{ConnectRequest, StatusCode, TunnelSettings};
+use crate::identity::SpiffeId;
+use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
+use crate::policy::{self, Peer};
+use crate::{relay, tls};
+
+/// Who is at the other end of a tunnel, as its handshake settled it.
+struct Tunnel {
+    worker: Rc<Worker>,
+    pod: Arc<Pod>,
+    /// The pod's address that the tunnel was opened to.
+    local: SocketAddr,
+    peer: SocketAddr,
+    identity: SpiffeId,
+    identity_text: Arc<str>,
+    security: Security,
+}
+
+/// Serves one connection to the pod's port 15008.
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    local: SocketAddr,
+    peer: SocketAddr,
+) {
+    let tls = match handshake(pod, stream).await {
+        Ok(tls) => tls,
+        Err(failure) => return failure.record(open(worker, pod, peer, local)),
+    };
+    let (_, session) = tls.get_ref();
+    let security = Security::of(session);
+    let identity = match tls::peer_identity(session) {
+        Ok(identity) => identity,
+        Err(error) => {
+            let failure = Failure::denied(Reason::TlsHandshake, error);
+            return failure.record(open(worker, pod, peer, local));
+        }
+    };
+    let tunnel = Rc::new(Tunnel {
+        worker: Rc::clone(worker),
+        pod: Arc::clone(pod),
+        local,
+        peer,
+        identity_text: identity.to_string().into(),
+        identity,
+        security,
+    });
+    streams(tunnel, tls).await;
+}
+
+async fn handshake(pod: &Pod, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+    let config = pod.credential().server_config()?;
+    match within(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        Some(Ok(tls)) => Ok(tls),
+        Some(Err(error)) => Err(Failure::from(tls::handshake_failure(&error))),
+        None => Err(Failure::denied(Reason::TlsHandshake, "the client did not finish it in time")),
+    }
+}
+
+async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
+    let bad = |error| {
+        let record = open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local);
+        Failure::denied(Reason::BadRequest, error).record(record);
+    };
+    let mut server = match TunnelServer::handshake(tls, TunnelSettings::default()).await {
+        Ok(server) => server,
+        Err(error) => return bad(error),
+    };
+    let mut draining = tunnel.worker.shared.draining.subscribe();
+    let mut last_call = false;
+    loop {
+        tokio::select! {
+            incoming = server.accept() => match incoming {
+                Some(Ok(incoming)) => {
+                    tokio::task::spawn_local(stream(Rc::clone(&tunnel), incoming));
+                }
+                Some(Err(error)) if error.is_hostile() => return bad(error),
+                Some(Err(_)) | None => return,
+            },
+            _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,
+            () = tunnel.pod.until_released(), if !last_call => last_call = true,
+            () = tunnel.pod.until_gone() => return,
+        }
+        if last_call {
+            server.drain();
+        }
+    }
+}
+
+async fn stream(tunnel: Rc<Tunnel>, incoming: Incoming) {
+    let record = match incoming.request() {
+        Ok(request) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, request.destination),
+        Err(_) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local),
+    };
+    record.set_peer_identity(Arc::clone(&tunnel.identity_text));
+    record.set_security(tunnel.security);
+    let connected = tokio::select! {
+        connected = connect(&tunnel, &incoming, &record) => connected,
+        () = record.cut() => Err((StatusCode::SERVICE_UNAVAILABLE, Failure::cut(&record))),
+    };
+    match connected {
+        Ok(app) => carry(app, incoming, record).await,
+        Err((status, failure)) => {
+            incoming.refuse(status);
+            failure.record(record);
+        }
+    }
+}
+
+async fn carry(app: dial::AppConnection, incoming: Incoming, mut record: Connection) {
+    let stream = match incoming.accept() {
+        Ok(stream) => stream,
+        Err(error) => {
+            relay::reset(app.stream);
+            return record.finish_with(Outcome::Failed(Reason::TunnelLost), error);
+        }
+    };
+    record.established();
+    let end = relay::relay_tunnel(app.stream, stream, record.meter(), record.cut()).await;
+    outcome(end, record);
+}
+
+/// Judges one CONNECT and dials the application. A refusal comes with the status
+/// that the tunnel's client is to see.
+async fn connect(
+    tunnel: &Tunnel,
+    incoming: &Incoming,
+    record: &Connection,
+) -> Result<dial::AppConnection, (StatusCode, Failure)> {
+    let request = incoming.request().map_err(|malformed| {
+        (StatusCode::BAD_REQUEST, Failure::denied(Reason::BadRequest, malformed))
+    })?;
+    let to = request.destination;
+    if !is_own(to, tunnel.local, tunnel.pod.port()) {
+        let detail = format!("CONNECT asked for {to} in the tunnel to {}", tunnel.local);
+        let failure = Failure::denied(Reason::WrongDestination, detail);
+        return Err((StatusCode::BAD_REQUEST, failure));
+    }
+    let client = client(request, tunnel.peer);
+    record.set_client(client.0);
+    let generation = tunnel.worker.shared.generation.load();
+    let mesh = generation.world.mesh();
+    let peer = Peer::Authenticated(&tunnel.identity);
+    let permit = policy::inbound(peer, mesh.inbound_mode, &mesh.trust_domain)
+        .map_err(|denial| (StatusCode::UNAUTHORIZED, Failure::from(denial)))?;
+    dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
+        .await
+        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, app_failure(error)))
+}
+
+/// Only the address that the tunnel itself was opened to, and none of the
+/// agent's own ports.
+fn is_own(asked: SocketAddr, tunnel: SocketAddr, listener_port: u16) -> bool {
+    asked.ip() == tunnel.ip() && asked.port() != HBONE_PORT && asked.port() != listener_port
+}
+
+/// The client's own port is known from `forwarded` only; its address is believed
+/// only where it is the one that the tunnel came from.
+fn client(request: &ConnectRequest, peer: SocketAddr) -> ClientAddr {
+    match request.forwarded_for {
+        Some(client) if client.0.ip() == peer.ip() => client,
+        _ => ClientAddr(peer),
+    }
+}
+
+/// What a failure to reach the pod's own application is called.
+pub(super) fn app_failure(error: DialError) -> Failure {
+    let reason = match error {
+        DialError::Refused { .. } => Reason::AppRefused,
+        _ => Reason::AppUnreachable,
+    };
+    Failure::failed(reason, error)
+}
+
+/// The account of a connection that came to the pod.
+pub(super) fn open(
+    worker: &Worker,
+    pod: &Pod,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Connection {
+    let (direction, pod) = (Direction::Inbound, pod.labels());
+    worker.shared.observer.open(Opening { direction, pod, source, destination })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_reaches_its_own_address_and_none_of_the_agents_ports() {
+        let tunnel = "10.0.0.1:15008".parse().unwrap();
+        for (asked, allowed) in [
+            ("10.0.0.1:80", true),
+            ("10.0.0.2:80", false),
+            ("127.0.0.1:80", false),
+            ("[::1]:80", false),
+            ("10.0.0.1:15008", false),
+            ("10.0.0.1:40000", false),
+        ] {
+            assert_eq!(is_own(asked.parse().unwrap(), tunnel, 40000), allowed, "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_forwarded_address_that_is_not_the_peers_is_not_believed() {
+        let peer: SocketAddr = "10.0.0.2:33000".parse().unwrap();
+        let request = |forwarded: Option<&str>| ConnectRequest {
+            destination: "10.0.0.1:80".parse().unwrap(),
+            forwarded_for: forwarded.map(|addr| ClientAddr(addr.parse().unwrap())),
+            baggage: None,
+            traceparent: None,
+        };
+        let port = |forwarded| client(&request(forwarded), peer).0.to_string();
+        assert_eq!(port(Some("10.0.0.2:41000")), "10.0.0.2:41000");
+        assert_eq!(port(Some("10.9.9.9:41000")), "10.0.0.2:33000");
+        assert_eq!(port(None), "10.0.0.2:33000");
+    }
+}

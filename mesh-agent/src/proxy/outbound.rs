@@ -1,0 +1,151 @@
+//! What the pod's application opened: from the original destination that the
+//! kernel recorded to the last byte.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::end::{Failure, outcome};
+use super::route::{Candidate, Route};
+use super::worker::Worker;
+use super::{Generation, Pod, dial};
+use crate::addr::{ClientAddr, OriginalDst};
+use crate::hbone::{Baggage, ConnectRequest, TraceParent, TunnelStream};
+use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
+use crate::policy::{self, OutboundPermit, Target};
+use crate::relay;
+
+/// Endpoints of a service that are tried before the application is told.
+const ATTEMPTS: usize = 3;
+
+/// The way onward, once it stands.
+enum Upstream {
+    Tunnel(TunnelStream),
+    Plain(TcpStream),
+    /// The pod's own application, by way of a Service.
+    Own(dial::AppConnection),
+}
+
+/// Serves one connection of the pod's application.
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    app: TcpStream,
+    source: SocketAddr,
+) {
+    let shared = &worker.shared;
+    let recorded = shared.interceptor.take_original_destination(pod.netns().cookie(), source);
+    let Some((destination, _cgroup)) = recorded else {
+        // Never a guess: whoever dialled the listener itself is turned away.
+        let listener = SocketAddr::new(source.ip(), pod.port());
+        let record = open(worker, pod, source, listener);
+        relay::reset(app);
+        return record.finish(Outcome::Denied(Reason::NoOriginalDestination));
+    };
+    let mut record = open(worker, pod, source, destination.0);
+    let generation = shared.generation.load_full();
+    let connected = tokio::select! {
+        connected = connect(worker, pod, &generation, destination, source, &record) => connected,
+        () = record.cut() => Err(Failure::cut(&record)),
+    };
+    let upstream = match connected {
+        Ok(upstream) => upstream,
+        Err(failure) => {
+            relay::reset(app);
+            return failure.record(record);
+        }
+    };
+    record.established();
+    let (meter, cut) = (record.meter(), record.cut());
+    let end = match upstream {
+        Upstream::Tunnel(stream) => relay::relay_tunnel(app, stream, meter, cut).await,
+        Upstream::Plain(stream) => relay::relay_tcp(app, stream, meter, cut).await,
+        Upstream::Own(own) => relay::relay_tcp(app, own.stream, meter, cut).await,
+    };
+    outcome(end, record);
+}
+
+fn open(
+    worker: &Worker,
+    pod: &Pod,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Connection {
+    let (direction, pod) = (Direction::Outbound, pod.labels());
+    worker.shared.observer.open(Opening { direction, pod, source, destination })
+}
+
+async fn connect(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    generation: &Generation,
+    destination: OriginalDst,
+    source: SocketAddr,
+    record: &Connection,
+) -> Result<Upstream, Failure> {
+    let route = Route::find(&generation.world, destination, worker.random())?;
+    if let Some(service) = route.service() {
+        record.set_service(worker.labels.service(service));
+    }
+    let mut last = None;
+    for candidate in route.candidates().take(ATTEMPTS) {
+        match attempt(worker, pod, generation, &candidate, source, record).await {
+            Err(failure) if failure.another_may_answer() => last = Some(failure),
+            settled => return settled,
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::refused(Reason::ServiceNoEndpoint)))
+}
+
+async fn attempt(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    generation: &Generation,
+    candidate: &Candidate,
+    source: SocketAddr,
+    record: &Connection,
+) -> Result<Upstream, Failure> {
+    let to = candidate.addr;
+    record.set_upstream(to);
+    if let Some(workload) = &candidate.workload {
+        record.set_peer(worker.labels.workload(workload));
+    }
+    let target = match &candidate.workload {
+        _ if pod.owns(to.ip()) => Target::SamePod,
+        Some(workload) if workload.meshed => Target::Meshed(&workload.identity),
+        _ => Target::OutsideMesh,
+    };
+    match policy::outbound(target, generation.complete)? {
+        OutboundPermit::Tunnel(permit) => {
+            let request = request(pod, to, source);
+            let stream = worker.tunnels.open(pod, &permit, &request).await?;
+            record.set_security(stream.security());
+            if let Some(workload) = &candidate.workload {
+                let peer = worker.labels.workload(workload);
+                record.set_peer_identity(Arc::clone(&peer.identity));
+            }
+            Ok(Upstream::Tunnel(stream.into_stream()))
+        }
+        OutboundPermit::Plain(permit) if matches!(target, Target::SamePod) => {
+            record.set_security(Security::Plaintext);
+            let client = ClientAddr(source);
+            let own = dial::own_application(&worker.shared, pod, &permit, to, client).await?;
+            Ok(Upstream::Own(own))
+        }
+        OutboundPermit::Plain(permit) => {
+            record.set_security(Security::Plaintext);
+            Ok(Upstream::Plain(dial::plain(pod, &permit, to).await?))
+        }
+    }
+}
+
+fn request(pod: &Pod, to: SocketAddr, source: SocketAddr) -> ConnectRequest {
+    ConnectRequest {
+        destination: to,
+        forwarded_for: Some(ClientAddr(source)),
+        baggage: Some(Baggage::of(&pod.workload())),
+        traceparent: Some(TraceParent::generate()),
+    }
+}

@@ -1,0 +1,63 @@
+//! What came to the pod without a tunnel: refused where the workload is STRICT,
+//! handed to the application where it is PERMISSIVE.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::end::{Failure, outcome};
+use super::inbound::{app_failure, open};
+use super::worker::Worker;
+use super::{Pod, dial};
+use crate::addr::ClientAddr;
+use crate::observe::Security;
+use crate::policy::{self, Peer};
+use crate::relay;
+
+/// Serves one connection that `sk_lookup` brought from outside the pod.
+pub(super) async fn serve(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    client: TcpStream,
+    local: SocketAddr,
+    peer: SocketAddr,
+) {
+    let mut record = open(worker, pod, peer, local);
+    record.set_security(Security::Plaintext);
+    let connected = tokio::select! {
+        connected = connect(worker, pod, local, peer) => connected,
+        () = record.cut() => Err(Failure::cut(&record)),
+    };
+    let app = match connected {
+        Ok(app) => app,
+        Err(failure) => {
+            relay::reset(client);
+            return failure.record(record);
+        }
+    };
+    record.established();
+    let end = relay::relay_tcp(app.stream, client, record.meter(), record.cut()).await;
+    outcome(end, record);
+}
+
+async fn connect(
+    worker: &Worker,
+    pod: &Arc<Pod>,
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> Result<dial::AppConnection, Failure> {
+    let generation = worker.shared.generation.load();
+    let mesh = generation.world.mesh();
+    let permit = policy::inbound(Peer::Plaintext, mesh.inbound_mode, &mesh.trust_domain)?;
+    dial::application(&worker.shared, pod, &permit, local, ClientAddr(peer))
+        .await
+        .map_err(app_failure)
+}
+
+/// Whether a change to STRICT ends this connection.
+pub fn is_inbound_plaintext(connection: &crate::observe::LiveConnection) -> bool {
+    use crate::observe::Direction;
+    connection.direction() == Direction::Inbound && connection.security() == Some(Security::Plaintext)
+}

@@ -1,0 +1,100 @@
+//! The worker threads. Each runs a single-threaded runtime, owns the connections
+//! it serves and the tunnels these use, and shares nothing with the others on
+//! the way of a connection.
+
+use std::io;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::tunnels::Tunnels;
+use super::{Pod, Shared, accept};
+
+/// Connections and commands waiting for a worker; past that, the pods' backlogs
+/// hold them.
+const QUEUE: usize = 1024;
+
+/// The running worker threads.
+pub struct Workers {
+    inboxes: Vec<mpsc::Sender<Job>>,
+}
+
+/// A worker thread could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start a worker thread: {0}")]
+pub struct WorkersError(#[from] io::Error);
+
+/// What a worker is asked to do.
+pub(super) enum Job {
+    /// Accept the pod's connections from now on.
+    Listen(Arc<Pod>),
+    /// Serve a connection that another worker accepted.
+    Serve(Arc<Pod>, TcpStream),
+    /// Close the idle tunnels of a pod that was released, by its epoch.
+    Forget(u64),
+}
+
+/// A worker's own state, reached from every task on it.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tunnels: Tunnels,
+    pub(super) inboxes: Rc<[mpsc::Sender<Job>]>,
+    pub(super) index: usize,
+}
+
+impl Workers {
+    /// Starts `count` workers, at least one.
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be made.
+    pub fn start(count: usize, shared: &Arc<Shared>) -> Result<Self, WorkersError> {
+        let (inboxes, queues): (Vec<_>, Vec<_>) =
+            (0..count.max(1)).map(|_| mpsc::channel(QUEUE)).unzip();
+        for (index, queue) in queues.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let shared = Arc::clone(shared);
+            let inboxes = inboxes.clone();
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let worker = Worker {
+                    tunnels: Tunnels::new(&shared),
+                    shared,
+                    inboxes: inboxes.into(),
+                    index,
+                };
+                LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
+            })?;
+        }
+        Ok(Self { inboxes })
+    }
+
+    /// Has one worker accept the pod's connections, which all workers then serve.
+    pub async fn listen(&self, pod: Arc<Pod>) {
+        let inbox = &self.inboxes[pod.epoch() as usize % self.inboxes.len()];
+        // A worker ends with the process only.
+        let _ = inbox.send(Job::Listen(pod)).await;
+    }
+
+    /// Closes the idle tunnels of a released pod.
+    pub async fn forget(&self, pod: &Pod) {
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Job::Forget(pod.epoch())).await;
+        }
+    }
+}
+
+async fn run(worker: Rc<Worker>, mut queue: mpsc::Receiver<Job>) {
+    while let Some(job) = queue.recv().await {
+        match job {
+            Job::Listen(pod) => {
+                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), pod));
+            }
+            Job::Serve(pod, stream) => {
+                tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, stream));
+            }
+            Job::Forget(epoch) => worker.tunnels.forget(epoch),
+        }
+    }
+}
