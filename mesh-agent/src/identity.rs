@@ -1,7 +1,22 @@
-//! Who a workload is: SPIFFE identities, and (in the submodules) the authority
-//! that certifies them. The proxy asks this module for certificates and for the
-//! identity in a peer's certificate; it never builds either itself.
+//! Who a workload is: SPIFFE identities, the authority that certifies them, and
+//! the store that keeps one fresh certificate per identity. The proxy asks this
+//! module for certificates and for the identity in a peer's certificate; it
+//! never builds either itself.
 
+mod authority;
+mod ca;
+mod clock;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod leaf;
 mod spiffe;
+mod store;
+mod svid;
 
+pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
+pub use ca::{CaError, EmbeddedCa, SigningError};
+pub use clock::{Clock, SystemClock};
+pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
+pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
+pub use svid::{Svid, SvidError, TrustBundle};

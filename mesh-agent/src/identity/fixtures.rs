@@ -1,0 +1,1 @@
+//! What the tests of identities and TLS share.
