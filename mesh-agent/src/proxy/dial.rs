@@ -2,16 +2,13 @@
 //! application, to another node's agent, or to an address outside the mesh. Each
 //! takes the permit that only the policy module can make.
 
-use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Pod, Shared};
@@ -20,14 +17,11 @@ use crate::identity::CredentialError;
 use crate::intercept::Interceptor;
 use crate::netns::Family;
 use crate::policy::{InboundPermit, PlainPermit, TunnelPermit};
-use crate::tls::{HandshakeFailure, handshake_failure};
+use crate::tls::{self, HandshakeFailure, Secured};
 
 /// How long a TCP connection onward may take to establish. ztunnel's value too
 /// (`connection_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a TLS handshake may take after the TCP connection stands.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a TCP connection onward could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +49,6 @@ pub(super) enum TunnelError {
     /// The handshake failed, or it proved another identity.
     #[error("the TLS handshake with {to} failed: {failure}")]
     Handshake { to: SocketAddr, failure: HandshakeFailure },
-    /// The handshake took too long.
-    #[error("the TLS handshake with {to} took longer than {} s", HANDSHAKE_TIMEOUT.as_secs())]
-    HandshakeTimedOut { to: SocketAddr },
     /// The pod has no valid certificate.
     #[error(transparent)]
     NoCredential(#[from] CredentialError),
@@ -88,6 +79,26 @@ pub(super) async fn application(
     shared: &Shared,
     pod: &Arc<Pod>,
     _permit: &InboundPermit,
+    to: SocketAddr,
+    client: ClientAddr,
+) -> Result<AppConnection, DialError> {
+    within_pod(shared, pod, to, client).await
+}
+
+/// Connects the pod to itself, as it asked by way of a service.
+pub(super) async fn own_application(
+    shared: &Shared,
+    pod: &Arc<Pod>,
+    _permit: &PlainPermit,
+    to: SocketAddr,
+    client: ClientAddr,
+) -> Result<AppConnection, DialError> {
+    within_pod(shared, pod, to, client).await
+}
+
+async fn within_pod(
+    shared: &Shared,
+    pod: &Arc<Pod>,
     to: SocketAddr,
     client: ClientAddr,
 ) -> Result<AppConnection, DialError> {
@@ -126,42 +137,31 @@ pub(super) async fn plain(
 pub(super) async fn tunnel(
     pod: &Pod,
     permit: &TunnelPermit,
-    to: std::net::IpAddr,
-) -> Result<TlsStream<TcpStream>, TunnelError> {
-    let config = pod.credential().client_config(permit.expected())?;
+    to: IpAddr,
+) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
+    let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
     let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
     let stream = connect(socket.into(), to).await?;
-    // An address as the name: HBONE sends no SNI, and the verifier checks the SPIFFE ID alone.
-    let name = ServerName::IpAddress(to.ip().into());
-    let handshake = TlsConnector::from(config).connect(name, stream);
-    match within(HANDSHAKE_TIMEOUT, handshake).await {
-        Some(Ok(stream)) => Ok(stream),
-        Some(Err(error)) => {
-            Err(TunnelError::Handshake { to, failure: handshake_failure(&error) })
-        }
-        None => Err(TunnelError::HandshakeTimedOut { to }),
-    }
+    tls::connect(&credential, permit.expected(), stream)
+        .await
+        .map_err(|failure| TunnelError::Handshake { to, failure })
 }
 
 async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {
     let connecting = TcpSocket::from_std_stream(socket).connect(to);
-    match within(CONNECT_TIMEOUT, connecting).await {
-        None => Err(DialError::TimedOut { to }),
-        Some(Err(error)) => Err(match error.kind() {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Err(_) => Err(DialError::TimedOut { to }),
+        Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
                 DialError::Refused { to }
             }
             io::ErrorKind::TimedOut => DialError::TimedOut { to },
             _ => DialError::Unreachable { to, cause: error },
         }),
-        Some(Ok(stream)) => {
+        Ok(Ok(stream)) => {
             stream.set_nodelay(true).map_err(DialError::NoSocket)?;
             Ok(stream)
         }
     }
-}
-
-pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(limit, work).await.ok()
 }

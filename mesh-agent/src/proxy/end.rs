@@ -121,6 +121,7 @@ impl From<HandshakeFailure> for Failure {
         let reason = match &failure {
             HandshakeFailure::NoClientCertificate => Reason::TlsNoClientCert,
             HandshakeFailure::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
+            HandshakeFailure::Credential(_) => Reason::NoCredential,
             _ => Reason::TlsHandshake,
         };
         Self::denied(reason, failure)
@@ -139,8 +140,13 @@ impl From<&TunnelError> for Failure {
             TunnelError::Handshake { failure: HandshakeFailure::WrongIdentity { .. }, .. } => {
                 Reason::UpstreamWrongIdentity
             }
+            TunnelError::Handshake { failure: HandshakeFailure::TimedOut(_), .. } => {
+                Reason::UpstreamTimeout
+            }
+            TunnelError::Handshake { failure: HandshakeFailure::Credential(_), .. } => {
+                Reason::NoCredential
+            }
             TunnelError::Handshake { .. } => Reason::UpstreamTls,
-            TunnelError::HandshakeTimedOut { .. } => Reason::UpstreamTimeout,
             TunnelError::NoCredential(_) => Reason::NoCredential,
         };
         Self::failed(reason, error)

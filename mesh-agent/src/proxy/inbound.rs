@@ -6,10 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::dial::{self, DialError, HANDSHAKE_TIMEOUT, within};
+use super::dial::{self, DialError};
 use super::end::{Failure, outcome};
 use super::worker::Worker;
 use super::Pod;
@@ -19,7 +18,8 @@ use crate::hbone::{ConnectRequest, StatusCode, TunnelSettings};
 use crate::identity::SpiffeId;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, Peer};
-use crate::{relay, tls};
+use crate::tls::{self, Secured, Session};
+use crate::relay;
 
 /// Who is at the other end of a tunnel, as its handshake settled it.
 struct Tunnel {
@@ -41,19 +41,11 @@ pub(super) async fn serve(
     local: SocketAddr,
     peer: SocketAddr,
 ) {
-    let tls = match handshake(pod, stream).await {
-        Ok(tls) => tls,
+    let secured = match handshake(pod, stream).await {
+        Ok(secured) => secured,
         Err(failure) => return failure.record(open(worker, pod, peer, local)),
     };
-    let (_, session) = tls.get_ref();
-    let security = Security::of(session);
-    let identity = match tls::peer_identity(session) {
-        Ok(identity) => identity,
-        Err(error) => {
-            let failure = Failure::denied(Reason::TlsHandshake, error);
-            return failure.record(open(worker, pod, peer, local));
-        }
-    };
+    let Session { peer: identity, version, suite } = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),
         pod: Arc::clone(pod),
@@ -61,18 +53,17 @@ pub(super) async fn serve(
         peer,
         identity_text: identity.to_string().into(),
         identity,
-        security,
+        security: Security::MutualTls { version, suite },
     });
-    streams(tunnel, tls).await;
+    streams(tunnel, secured.stream).await;
 }
 
-async fn handshake(pod: &Pod, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = pod.credential().server_config()?;
-    match within(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
-        Some(Ok(tls)) => Ok(tls),
-        Some(Err(error)) => Err(Failure::from(tls::handshake_failure(&error))),
-        None => Err(Failure::denied(Reason::TlsHandshake, "the client did not finish it in time")),
-    }
+async fn handshake(
+    pod: &Pod,
+    stream: TcpStream,
+) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
+    let credential = pod.credential()?;
+    Ok(tls::accept(&credential, stream).await?)
 }
 
 async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {

@@ -47,6 +47,9 @@ pub enum CredentialError {
         /// When it ran out.
         not_after: SystemTime,
     },
+    /// No certificate was issued yet; the authority is asked again.
+    #[error("no certificate was issued to the workload yet")]
+    NotIssued,
 }
 
 /// What can be told about a credential.
