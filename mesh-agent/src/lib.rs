@@ -1,4 +1,6 @@
 //! The Isthmus node agent.
 
 pub mod addr;
+pub mod admin;
 pub mod identity;
+pub mod observe;
