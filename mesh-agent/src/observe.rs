@@ -7,6 +7,7 @@ mod connection;
 mod info;
 mod labels;
 mod live;
+pub mod logging;
 mod meter;
 pub mod metrics;
 mod reason;
@@ -24,7 +25,7 @@ pub use info::ConnectionInfo;
 pub use labels::{Direction, PodLabels, Security};
 pub use live::{ConnectionId, LiveConnection};
 pub use meter::{Meter, Totals};
-pub use metrics::Registry;
+pub use metrics::{Registry, Sample};
 pub use reason::{Outcome, Reason, ResponseFlag};
 
 use live::Table;
@@ -139,3 +140,6 @@ struct EndLabels {
     direction: &'static str,
     reason: &'static str,
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,9 @@ fn write_all(jobs: &Receiver<Job>) {
         match job {
             Job::Line(record) => emit(&record),
             // Who asked may have stopped waiting.
-            Job::Flush(done) => drop(done.send(())),
+            Job::Flush(done) => {
+                let _ = done.send(());
+            }
         }
     }
 }

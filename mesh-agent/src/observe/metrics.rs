@@ -126,17 +126,17 @@ impl<F> fmt::Debug for AtScrape<F> {
 
 /// A value that a sample can hold, with how it is written.
 trait SampleValue: Copy {
-    fn encode(self, encoder: MetricEncoder<'_>) -> fmt::Result;
+    fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result;
 }
 
 impl SampleValue for u64 {
-    fn encode(self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_counter::<NoLabelSet, _, u64>(&self, None)
     }
 }
 
 impl SampleValue for f64 {
-    fn encode(self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_gauge(&self)
     }
 }
@@ -147,7 +147,11 @@ impl<V: SampleValue + 'static, F: Fn() -> Vec<Sample<V>> + Send + Sync + 'static
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(self.name, self.help, None, self.kind)?;
         for sample in (self.read)() {
-            sample.value.encode(metric.encode_family(&sample.labels)?)?;
+            if sample.labels.is_empty() {
+                sample.value.encode(&mut metric)?;
+            } else {
+                sample.value.encode(&mut metric.encode_family(&sample.labels)?)?;
+            }
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Istio's TCP metrics. A connection resolves its label set once, when it counts as
 //! opened; the bytes of open connections are brought in at each scrape.
 
+mod labels;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,9 +12,10 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::labels::{Direction, PodLabels, Security};
+use super::labels::Direction;
 use super::live::{Details, LiveConnection, Table};
 use super::reason::{Reason, ResponseFlag};
+use labels::Labels;
 
 /// Label sets that are kept. Beyond it those without connections make room, the one
 /// unused the longest first; if all are in use, newcomers share one without names.
@@ -135,136 +137,6 @@ fn evict(all: &mut HashMap<Labels, Arc<Series>>, limit: usize) {
     });
 }
 
-/// What a label set is made of, and what makes two of them equal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Labels {
-    direction: Direction,
-    pod: Option<Named>,
-    peer: Option<Named>,
-    peer_identity: Option<Arc<str>>,
-    service: Option<Arc<str>>,
-    policy: &'static str,
-}
-
-impl Labels {
-    fn of(connection: &LiveConnection, details: &Details) -> Self {
-        Self {
-            direction: connection.direction(),
-            pod: Some(Named(Arc::clone(connection.pod()))),
-            peer: details.peer.clone().map(Named),
-            peer_identity: details.peer_identity.clone(),
-            service: details.service.clone(),
-            policy: details.security.map_or(UNKNOWN, Security::policy),
-        }
-    }
-
-    fn nameless(self) -> Self {
-        Self {
-            pod: None,
-            peer: None,
-            peer_identity: None,
-            service: None,
-            ..self
-        }
-    }
-
-    fn to_pairs(&self, flag: ResponseFlag) -> [(&'static str, &str); 15] {
-        let own = End::of(self.pod.as_ref());
-        let own = End {
-            principal: self.pod.as_ref().map_or(UNKNOWN, |pod| &pod.0.identity),
-            ..own
-        };
-        let peer = End::of(self.peer.as_ref());
-        let peer = End {
-            principal: self.peer_identity.as_deref().unwrap_or(UNKNOWN),
-            ..peer
-        };
-        let (source, destination) = match self.direction {
-            Direction::Outbound => (own, peer),
-            Direction::Inbound => (peer, own),
-        };
-        [
-            ("reporter", self.direction.reporter()),
-            ("source_workload", source.workload),
-            ("source_workload_namespace", source.namespace),
-            ("source_principal", source.principal),
-            ("source_app", source.app),
-            ("source_version", source.version),
-            ("destination_workload", destination.workload),
-            ("destination_workload_namespace", destination.namespace),
-            ("destination_principal", destination.principal),
-            ("destination_app", destination.app),
-            ("destination_version", destination.version),
-            (
-                "destination_service",
-                self.service.as_deref().unwrap_or(UNKNOWN),
-            ),
-            ("request_protocol", "tcp"),
-            ("response_flags", flag.as_str()),
-            ("connection_security_policy", self.policy),
-        ]
-    }
-}
-
-/// Istio's word for a label that has no value.
-const UNKNOWN: &str = "unknown";
-
-/// The labels of one end.
-struct End<'a> {
-    workload: &'a str,
-    namespace: &'a str,
-    principal: &'a str,
-    app: &'a str,
-    version: &'a str,
-}
-
-impl<'a> End<'a> {
-    fn of(pod: Option<&'a Named>) -> Self {
-        let label = |value: fn(&PodLabels) -> Option<&str>| {
-            pod.and_then(|pod| value(&pod.0)).unwrap_or(UNKNOWN)
-        };
-        Self {
-            workload: label(|pod| Some(&pod.workload)),
-            namespace: label(|pod| Some(&pod.namespace)),
-            principal: UNKNOWN,
-            app: label(|pod| pod.app.as_deref()),
-            version: label(|pod| pod.version.as_deref()),
-        }
-    }
-}
-
-/// A pod by what the metrics say of it: without its own name, so that all pods of one
-/// Deployment are equal here.
-#[derive(Clone, Debug)]
-struct Named(Arc<PodLabels>);
-
-impl Named {
-    fn emitted(&self) -> (&str, &str, &str, Option<&str>, Option<&str>) {
-        let pod = &self.0;
-        (
-            &pod.workload,
-            &pod.namespace,
-            &pod.identity,
-            pod.app.as_deref(),
-            pod.version.as_deref(),
-        )
-    }
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.emitted() == other.emitted()
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.emitted().hash(state);
-    }
-}
-
 /// Writes the four families at each scrape.
 #[derive(Debug)]
 pub(super) struct TrafficCollector(pub(super) Arc<Traffic>);
@@ -331,3 +203,6 @@ type Family = (
     &'static str,
     fn(&Series, ResponseFlag) -> Option<&AtomicU64>,
 );
+
+#[cfg(test)]
+mod tests;
