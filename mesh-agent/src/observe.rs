@@ -1,0 +1,145 @@
+//! What the agent tells of itself: the live table of connections, the access log and
+//! the metrics. The proxy opens a [`Connection`] for each one that it accepts; the admin
+//! interface reads the rest.
+
+mod access;
+mod connection;
+mod info;
+mod labels;
+mod live;
+pub mod logging;
+mod meter;
+pub mod metrics;
+mod reason;
+mod traffic;
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+pub use access::AccessLog;
+pub use connection::{Connection, Opening};
+pub use info::ConnectionInfo;
+pub use labels::{Direction, PodLabels, Security};
+pub use live::{ConnectionId, LiveConnection};
+pub use meter::{Meter, Totals};
+pub use metrics::{Registry, Sample};
+pub use reason::{Outcome, Reason, ResponseFlag};
+
+use live::Table;
+use traffic::{Traffic, TrafficCollector};
+
+/// The agent's view of its own traffic. One, shared by all workers.
+#[derive(Debug)]
+pub struct Observer {
+    table: Arc<Table>,
+    traffic: Arc<Traffic>,
+    access: AccessLog,
+    refused: Family<EndLabels, Counter>,
+    broken: Family<EndLabels, Counter>,
+}
+
+impl Observer {
+    /// An observer whose metrics are in `registry` and whose lines go to `access`.
+    pub fn new(registry: &Registry, access: AccessLog) -> Arc<Self> {
+        let table = Arc::new(Table::new());
+        let traffic = Arc::new(Traffic::new(Arc::clone(&table)));
+        registry.register_collector(TrafficCollector(Arc::clone(&traffic)));
+        let refused = Family::default();
+        registry.register(
+            "isthmus_connections_refused",
+            "Connections that were denied, or failed before any byte was carried",
+            refused.clone(),
+        );
+        let broken = Family::default();
+        registry.register(
+            "isthmus_connections_broken",
+            "Connections that failed or were cut after they had been established",
+            broken.clone(),
+        );
+        Arc::new(Self {
+            table,
+            traffic,
+            access,
+            refused,
+            broken,
+        })
+    }
+
+    /// Opens the account of a connection that was just accepted.
+    pub fn open(self: &Arc<Self>, opening: Opening) -> Connection {
+        let Opening {
+            direction,
+            pod,
+            source,
+            destination,
+        } = opening;
+        let live = self.table.open(direction, pod, source, destination);
+        Connection::new(live, Arc::clone(self))
+    }
+
+    /// The connections that are open now, oldest first.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let mut all = Vec::new();
+        self.table
+            .for_each(|connection| all.push(ConnectionInfo::from(&**connection)));
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Cuts every open connection that `which` picks, and says how many. For changes of
+    /// policy, released pods and shutdown. One opened meanwhile may be missed: put the new
+    /// state in force before cutting by it.
+    pub fn cut(&self, reason: Reason, which: impl Fn(&LiveConnection) -> bool) -> usize {
+        let mut cut = 0;
+        self.table.for_each(|connection| {
+            if which(connection) && connection.cut(reason) {
+                cut += 1;
+            }
+        });
+        cut
+    }
+
+    /// Cuts one connection. Says whether it was open and not yet cut.
+    pub fn cut_one(&self, id: ConnectionId, reason: Reason) -> bool {
+        self.table
+            .get(id)
+            .is_some_and(|connection| connection.cut(reason))
+    }
+
+    /// The access log, to flush it before the agent exits.
+    pub fn access_log(&self) -> &AccessLog {
+        &self.access
+    }
+
+    fn ended(&self, connection: &LiveConnection, established: bool, outcome: Outcome) {
+        self.traffic.closed(connection, outcome.reason());
+        self.table.remove(connection.id());
+        let Some(reason) = outcome.reason() else {
+            return;
+        };
+        let refused = !established || matches!(outcome, Outcome::Denied(_));
+        let family = if refused { &self.refused } else { &self.broken };
+        let labels = EndLabels {
+            direction: connection.direction().as_str(),
+            reason: reason.code(),
+        };
+        family.get_or_create(&labels).inc();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+#[cfg(test)]
+mod tests;

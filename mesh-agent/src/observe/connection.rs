@@ -1,0 +1,151 @@
+//! One connection's account: who took part, how many bytes, how it ended. The proxy
+//! opens one for every connection it accepts and finishes it exactly once.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Observer;
+use super::access::Record;
+use super::labels::{Direction, PodLabels, Security};
+use super::live::{ConnectionId, LiveConnection};
+use super::meter::Meter;
+use super::reason::{Outcome, Reason};
+
+/// What is known of a connection when it is accepted.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The local pod it belongs to.
+    pub pod: Arc<PodLabels>,
+    /// The address it comes from.
+    pub source: SocketAddr,
+    /// The address that it was opened to: outbound the original destination, inbound the pod's.
+    pub destination: SocketAddr,
+}
+
+/// An open connection's account. Ending it with [`Connection::finish`] writes its one
+/// access-log line and moves the counters; dropping it unfinished (a panic, a lost task)
+/// does the same with [`Reason::Aborted`].
+#[derive(Debug)]
+pub struct Connection {
+    live: Arc<LiveConnection>,
+    observer: Arc<Observer>,
+    established: bool,
+    finished: bool,
+}
+
+impl Connection {
+    pub(super) fn new(live: Arc<LiveConnection>, observer: Arc<Observer>) -> Self {
+        Self {
+            live,
+            observer,
+            established: false,
+            finished: false,
+        }
+    }
+
+    /// Its name in logs and listings.
+    pub fn id(&self) -> ConnectionId {
+        self.live.id()
+    }
+
+    /// The counters that the relay adds to.
+    pub fn meter(&self) -> &Meter {
+        self.live.meter()
+    }
+
+    /// The peer's SPIFFE URI, proven by a handshake.
+    pub fn set_peer_identity(&self, identity: Arc<str>) {
+        self.live.lock().peer_identity = Some(identity);
+    }
+
+    /// The peer's workload as the configuration knows it (by address: no proof of anything).
+    pub fn set_peer(&self, peer: Arc<PodLabels>) {
+        self.live.lock().peer = Some(peer);
+    }
+
+    /// The Service that the destination belongs to, `namespace/name`.
+    pub fn set_service(&self, service: Arc<str>) {
+        self.live.lock().service = Some(service);
+    }
+
+    /// The address that the agent connects to in turn.
+    pub fn set_upstream(&self, upstream: SocketAddr) {
+        self.live.lock().upstream = Some(upstream);
+    }
+
+    /// The client that the application is told of, when it is not the source.
+    pub fn set_client(&self, client: SocketAddr) {
+        self.live.lock().client = Some(client);
+    }
+
+    /// How the bytes travel.
+    pub fn set_security(&self, security: Security) {
+        self.live.lock().security = Some(security);
+    }
+
+    /// Bytes are about to flow: counts the connection as opened, with the labels known now.
+    /// What is set later reaches the log and the listing but no longer the metrics.
+    pub fn established(&mut self) {
+        self.established = true;
+        self.observer.traffic.opened(&self.live);
+    }
+
+    /// Completes once the agent wants the connection ended; [`Connection::cut_reason`]
+    /// then says why. Holds no borrow, so that it can run beside the relay.
+    pub fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+        let live = Arc::clone(&self.live);
+        async move { live.wait_for_cut().await }
+    }
+
+    /// Why the connection is to be ended, once it is.
+    pub fn cut_reason(&self) -> Option<Reason> {
+        self.live.cut_reason()
+    }
+
+    /// Ends the account: one line in the access log, and the counters.
+    pub fn finish(mut self, outcome: Outcome) {
+        self.close(outcome, None);
+    }
+
+    /// [`Connection::finish`] with a word on what exactly happened, for the log alone:
+    /// an errno, the identities expected and presented, what was malformed.
+    pub fn finish_with(mut self, outcome: Outcome, detail: impl fmt::Display) {
+        self.close(outcome, Some(bounded(detail)));
+    }
+
+    fn close(&mut self, outcome: Outcome, detail: Option<String>) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let duration = self.live.opened().elapsed();
+        self.observer.ended(&self.live, self.established, outcome);
+        self.observer.access.write(Record {
+            connection: Arc::clone(&self.live),
+            outcome,
+            detail,
+            duration,
+        });
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close(Outcome::Failed(Reason::Aborted), None);
+    }
+}
+
+/// Bytes of detail that a log line carries at most: a peer has a hand in some of them.
+const MAX_DETAIL: usize = 512;
+
+fn bounded(detail: impl fmt::Display) -> String {
+    let mut text = detail.to_string();
+    if text.len() > MAX_DETAIL {
+        text.truncate(text.floor_char_boundary(MAX_DETAIL));
+        text.push('…');
+    }
+    text
+}

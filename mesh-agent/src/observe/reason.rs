@@ -1,0 +1,264 @@
+//! Why a connection ended other than well: the stable codes that the access log,
+//! the metrics and the command line share. Whoever ends a connection names one.
+
+use std::fmt;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Both sides finished, each in its own time.
+    Ok,
+    /// A rule of the mesh refused it; nothing was carried.
+    Denied(Reason),
+    /// It could not be made, or broke.
+    Failed(Reason),
+    /// The agent ended it while it was running.
+    Cut(Reason),
+}
+
+impl Outcome {
+    /// The value of `outcome` in the access log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Denied(_) => "denied",
+            Self::Failed(_) => "failed",
+            Self::Cut(_) => "cut",
+        }
+    }
+
+    /// The reason, which only [`Outcome::Ok`] lacks.
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Ok => None,
+            Self::Denied(reason) | Self::Failed(reason) | Self::Cut(reason) => Some(reason),
+        }
+    }
+}
+
+/// Declares [`Reason`] from one table, so that no code can be without its text.
+macro_rules! reasons {
+    ($($variant:ident, $code:literal, $flag:ident, $meaning:literal, $cure:literal;)*) => {
+        /// Why a connection was refused, failed or was cut. The codes are stable: dashboards
+        /// and alerts may name them. What varies from one connection to the next (an
+        /// errno, the identity a peer presented) is the log line's `detail`, never part of the code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $meaning] #[doc = ""] #[doc = concat!("What to do: ", $cure)] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The stable code: a metric label and the access log's `reason`.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// What the code means, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// What a person can do about it, in one sentence.
+            pub fn cure(self) -> &'static str {
+                match self { $(Self::$variant => $cure,)* }
+            }
+
+            /// The coarser class that Istio's `response_flags` label carries.
+            pub fn flag(self) -> ResponseFlag {
+                match self { $(Self::$variant => ResponseFlag::$flag,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Outbound: from a pod's application to its destination.
+    UpstreamRefused, "UPSTREAM_REFUSED", Connect,
+        "The destination answered the connection attempt with a reset.",
+        "check that something listens on the destination's port, or on 15008 when it is in the mesh";
+    UpstreamUnreachable, "UPSTREAM_UNREACHABLE", Connect,
+        "The network has no route to the destination, or reported it unreachable.",
+        "check the pod's routes and the destination's address";
+    UpstreamTimeout, "UPSTREAM_TIMEOUT", Connect,
+        "The destination did not answer in time.",
+        "check that the destination runs and that no firewall drops TCP to it (port 15008 in the mesh)";
+    UpstreamWrongIdentity, "UPSTREAM_WRONG_IDENTITY", Identity,
+        "The destination presented a certificate of another workload than the one expected at its address.",
+        "the address may have passed to another pod: check that the configuration names its present owner";
+    UpstreamTls, "UPSTREAM_TLS", Tls,
+        "The TLS handshake with the destination failed.",
+        "check that both nodes trust the same certificate authority and that their clocks agree";
+    UpstreamDenied, "UPSTREAM_DENIED", Deny,
+        "The destination's node refused the connection by policy (HTTP 401).",
+        "check the authorization policies that select the destination";
+    UpstreamRejected, "UPSTREAM_REJECTED", Http2,
+        "The destination's node took the tunnel request for malformed or not its own (HTTP 400, or a status unknown to HBONE).",
+        "check that the destination's node runs a compatible version and owns the address";
+    ServiceNoEndpoint, "SERVICE_NO_ENDPOINT", Connect,
+        "The service has no ready endpoint.",
+        "check that pods match the service's selector and are ready";
+    ServiceNoPort, "SERVICE_NO_PORT", Connect,
+        "The service does not offer the port asked for.",
+        "compare the port with the service's spec.ports";
+    NoOriginalDestination, "NO_ORIGINAL_DESTINATION", Network,
+        "A connection reached the pod's outbound listener without a recorded original destination.",
+        "nothing should dial that listener directly; if nothing does, report it with the agent's log";
+    NoCredential, "NO_CREDENTIAL", Identity,
+        "The pod's identity has no certificate yet, or it could not be renewed.",
+        "look for issuing errors in the agent's log and at the state directory's permissions";
+    PoolExhausted, "POOL_EXHAUSTED", Connect,
+        "Every tunnel to the destination was full and no more may be opened.",
+        "the destination is slow or overloaded: add endpoints, or look at its connections";
+    TunnelLost, "TUNNEL_LOST", Connect,
+        "The tunnel that carried the connection broke.",
+        "look at the other node: its agent may have restarted, or the network between the nodes failed";
+    // Inbound: from the network to a pod's application.
+    PlaintextRefused, "PLAINTEXT_REFUSED", Deny,
+        "The client came without mutual TLS and the pod's mode is STRICT.",
+        "bring the client into the mesh, or set the mode to PERMISSIVE";
+    TlsNoClientCert, "TLS_NO_CLIENT_CERT", Identity,
+        "The client offered TLS but no certificate of its own.",
+        "the client is no mesh workload: bring it into the mesh";
+    TlsForeignTrustDomain, "TLS_FOREIGN_TRUST_DOMAIN", Identity,
+        "The client's certificate belongs to another trust domain.",
+        "give both meshes one trust domain";
+    TlsHandshake, "TLS_HANDSHAKE", Tls,
+        "The TLS handshake with the client failed.",
+        "check that both nodes trust the same certificate authority and that their clocks agree";
+    BadRequest, "BAD_REQUEST", Http2,
+        "The tunnel client's request is not HBONE (answered with HTTP 400, or by closing the tunnel).",
+        "look at the client: it is no mesh agent, or an incompatible one";
+    WrongDestination, "WRONG_DESTINATION", Network,
+        "The tunnel client asked for an address that is not the pod's (answered with HTTP 400).",
+        "the client's configuration is stale, or it is hostile";
+    PolicyDenied, "POLICY_DENIED", Deny,
+        "An authorization policy refused the client (answered with HTTP 401).",
+        "allow the client's identity in a policy that selects the pod";
+    AppRefused, "APP_REFUSED", Connect,
+        "Nothing in the destination pod listens on the port asked for (HTTP 503 between agents).",
+        "check that the application runs and listens on the pod's address, not on 127.0.0.1 alone";
+    AppUnreachable, "APP_UNREACHABLE", Connect,
+        "The agent could not connect to the application in its own pod.",
+        "see the detail; the pod's namespace may be going away";
+    // Either direction.
+    AppReset, "APP_RESET", None,
+        "The pod's own application reset the connection.",
+        "often normal; otherwise look at the application";
+    PeerReset, "PEER_RESET", None,
+        "The peer, or its application, reset the connection.",
+        "often normal; otherwise look at the peer";
+    Drained, "DRAINED", None,
+        "The agent was stopping and the connection outlived the time to drain.",
+        "lengthen the drain time, or let the application reconnect";
+    PodReleased, "POD_RELEASED", None,
+        "The pod left the mesh while the connection ran.",
+        "nothing, if the pod was deleted or opted out";
+    PolicyChanged, "POLICY_CHANGED", Deny,
+        "A change of policy no longer permits the running connection.",
+        "nothing, if the change was meant; otherwise allow the client's identity";
+    Shutdown, "SHUTDOWN", None,
+        "The agent stopped at once.",
+        "look at why it stopped in the agent's log";
+    FdLimit, "FD_LIMIT", Connect,
+        "The agent had no file descriptor left.",
+        "raise the agent's limit of open files (see mesh-agent status)";
+    Aborted, "ABORTED", None,
+        "The connection was given up without an outcome, which is a defect of the agent.",
+        "report it with the agent's log";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// The values of `response_flags` in Istio's TCP metrics, as its node proxy writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResponseFlag {
+    /// Nothing to report.
+    None,
+    /// Refused by policy.
+    Deny,
+    /// The onward connection could not be made.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The HTTP/2 exchange failed.
+    Http2,
+    /// The connection came on a way it must not take.
+    Network,
+    /// An identity was missing or wrong.
+    Identity,
+}
+
+impl ResponseFlag {
+    /// Every flag; a flag's place here is its discriminant.
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::Tls,
+        Self::Http2,
+        Self::Network,
+        Self::Identity,
+    ];
+
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::Tls => "TLS_FAILURE",
+            Self::Http2 => "H2_HANDSHAKE_FAILURE",
+            Self::Network => "NETWORK_POLICY",
+            Self::Identity => "IDENTITY_ERROR",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_screaming_snake_and_follow_the_variant() {
+        let mut seen = HashSet::new();
+        for reason in Reason::ALL {
+            let code = reason.code();
+            assert!(seen.insert(code), "{code} twice");
+            assert!(
+                code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'),
+                "{code}"
+            );
+            let variant = format!("{reason:?}").to_uppercase();
+            assert_eq!(code.replace('_', ""), variant);
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_it_means_and_what_to_do() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.'), "{reason}");
+            assert!(reason.meaning().len() > 20, "{reason}");
+            assert!(
+                reason.cure().len() > 10 && !reason.cure().ends_with('.'),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flag_stands_at_its_discriminant() {
+        for (place, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, place);
+        }
+    }
+}
