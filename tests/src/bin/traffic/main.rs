@@ -1,0 +1,74 @@
+//! Servers and clients that behave badly, or well in unusual ways, on demand.
+//!
+//! Tests run it inside pods. Servers print `ready` when they listen; clients print one JSON
+//! object and succeed also when the connection failed: the object tells.
+
+mod bulk;
+mod client;
+mod flood;
+mod raw;
+mod server;
+mod socket;
+mod udp;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Traffic for the tests of the mesh")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves TCP in one of several manners
+    Serve(server::Options),
+    /// Opens one connection and tells all about it
+    Connect(Box<client::Options>),
+    /// Opens many connections from many threads, and checks where each one arrived
+    Flood(flood::Options),
+    /// Sends bytes both ways at once to a `transfer` server, and compares SHA-256
+    Transfer(bulk::Options),
+    /// Measures echo latency on one connection to an `echo` server
+    Pingpong(client::Pingpong),
+    /// Answers UDP datagrams
+    UdpEcho {
+        /// Where to listen
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Sends one datagram from a connected UDP socket and awaits the answer
+    Udp {
+        /// Where to
+        to: SocketAddr,
+    },
+    /// Sends one TCP SYN from a raw socket
+    RawSyn {
+        /// Where to (IPv4)
+        to: SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve(options) => server::run(&options),
+        Command::Connect(options) => client::run(&options),
+        Command::Flood(options) => flood::run(&options),
+        Command::Transfer(options) => bulk::run(&options),
+        Command::Pingpong(options) => client::pingpong(&options),
+        Command::UdpEcho { listen } => udp::serve(listen),
+        Command::Udp { to } => udp::ask(to),
+        Command::RawSyn { to } => raw::send_syn(to),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("traffic: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A TCP SYN from a raw socket: what a program does that wants around connect().
+
+#![expect(
+    unsafe_code,
+    reason = "raw sockets need a plain socket(2) for protocol TCP"
+)]
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use serde_json::json;
+
+const SOURCE_PORT: u16 = 61_234;
+
+pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
+    let SocketAddr::V4(to) = to else {
+        bail!("only IPv4")
+    };
+    // A UDP socket that is connected, and sends nothing, tells the own address.
+    let probe = UdpSocket::bind("0.0.0.0:0")?;
+    probe.connect(to)?;
+    let IpAddr::V4(from) = probe.local_addr()?.ip() else {
+        bail!("no IPv4 address")
+    };
+    // SAFETY: takes no pointer; the descriptor it returns is owned by nobody else.
+    let fd = Errno::result(unsafe {
+        libc::socket(
+            libc::AF_INET,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::IPPROTO_TCP,
+        )
+    })?;
+    // SAFETY: `fd` was just opened here.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+
+    let mut segment = [0_u8; 20];
+    segment[0..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
+    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
+    segment[4..8].copy_from_slice(&0x1234_5678_u32.to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = 0x02;
+    segment[14..16].copy_from_slice(&64_240_u16.to_be_bytes());
+    let checksum = checksum(&[&from.octets(), &to.ip().octets(), &[0, 6, 0, 20], &segment]);
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+
+    let result = sendto(
+        fd.as_raw_fd(),
+        &segment,
+        &SockaddrIn::from(to),
+        MsgFlags::empty(),
+    );
+    println!(
+        "{}",
+        json!({"sent": result.is_ok(), "errno": result.err().map(|e| format!("{e:?}")), "source_port": SOURCE_PORT})
+    );
+    Ok(())
+}
+
+/// The Internet checksum (RFC 1071) over parts of even length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let sum: u32 = parts
+        .iter()
+        .flat_map(|part| part.chunks_exact(2))
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+    let folded = ((folded & 0xffff) + (folded >> 16)) as u16;
+    !folded
+}

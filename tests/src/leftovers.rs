@@ -1,0 +1,102 @@
+//! Names of everything the harness makes, and removal of what a killed run left.
+//!
+//! Every name carries the process id of its maker: `ist-<pid>-<n>`. Whatever bears the id of
+//! a process that no longer lives is nobody's, and the next run removes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
+
+use crate::{cgroup, netns};
+
+const PREFIX: &str = "ist-";
+
+/// A name that nothing else on the machine has.
+#[must_use]
+pub fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!(
+        "{PREFIX}{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Where a world keeps its files.
+#[must_use]
+pub fn folder(name: &str) -> PathBuf {
+    // Not in the build folder: a socket's path may have 107 bytes.
+    std::env::temp_dir().join(name)
+}
+
+/// Removes what runs that were killed left, once a process.
+pub fn sweep() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Err(error) = remove_of(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            eprintln!("leftovers of an earlier run stay: {error:#}");
+        }
+    });
+}
+
+/// Removes everything whose maker's process id satisfies `dead`: cgroups (with what runs in
+/// them), namespaces, mounts, folders.
+///
+/// # Errors
+/// Names the first thing that could not be removed.
+pub fn remove_of(dead: impl Fn(u32) -> bool) -> Result<()> {
+    let is_dead = |name: &str| maker(name).is_some_and(&dead);
+    for name in names_in(&cgroup::mount_point()?)
+        .into_iter()
+        .filter(|n| is_dead(n))
+    {
+        cgroup::remove(&cgroup::mount_point()?.join(name))?;
+    }
+    for name in names_in(Path::new("/run/netns"))
+        .into_iter()
+        .filter(|n| is_dead(n))
+    {
+        netns::ip(&["netns", "del", &name])?;
+    }
+    for name in names_in(&std::env::temp_dir())
+        .into_iter()
+        .filter(|n| is_dead(n))
+    {
+        remove_folder(&std::env::temp_dir().join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes a world's folder with the bpffs that is mounted in it.
+///
+/// # Errors
+/// Fails when the mount is in use.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    let bpf = folder.join("bpf");
+    if bpf.is_dir() {
+        match umount2(&bpf, MntFlags::empty()) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("unmounting {}", bpf.display()));
+            }
+        }
+    }
+    fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))
+}
+
+fn maker(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
