@@ -1,2 +1,19 @@
-//! Types shared by the kernel programs and the agent.
+//! What the kernel programs and the agent must agree on: the shapes of the
+//! maps, the names of what is pinned, and the decisions themselves. The
+//! decisions are plain functions so that the host can test them; the kernel
+//! programs (`mesh-ebpf`) only fetch arguments and act on the verdict, and the
+//! agent's `intercept` module fills the maps.
 #![no_std]
+
+pub mod connect;
+pub mod counters;
+pub mod event;
+pub mod guard;
+pub mod ip;
+pub mod maps;
+pub mod names;
+
+/// Version of the map shapes and of their meaning. Raise it with every change
+/// that an older kernel program or agent would misread: an agent refuses to
+/// take over pins of another version.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,91 @@
+//! What the kernel programs count. The agent sums the CPUs and exports them.
+
+/// Index of a counter in the per-CPU array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Connections handed to the agent.
+    Redirected = 0,
+    /// `connect()` refused: the caller is not in the pod's cgroup.
+    RefusedForeignCgroup = 1,
+    /// `connect()` refused: the pod has no address of that family.
+    RefusedNoAddress = 2,
+    /// `connect()` refused: the kernel could not store the destination.
+    RefusedNoMemory = 3,
+    /// A redirected connection whose original destination could not be
+    /// published; the agent closes it.
+    UnpublishedDestination = 4,
+    /// Inbound connections handed to the agent.
+    Inbound = 5,
+    /// Inbound packets dropped, since no agent listens.
+    InboundNoListener = 6,
+    /// Guard, ingress: a new connection that goes around the agent.
+    IngressNewConnection = 7,
+    /// Guard, ingress: a pod under STRICT.
+    IngressStrict = 8,
+    /// Guard, ingress: a TCP packet that cannot be read.
+    IngressUnreadable = 9,
+    /// Guard, egress: a new connection that goes around the agent.
+    EgressNewConnection = 10,
+    /// Guard, egress: a pod under STRICT.
+    EgressStrict = 11,
+    /// Guard, egress: a TCP packet that cannot be read.
+    EgressUnreadable = 12,
+    /// Events not sent, since a CPU had used up its budget or the ring was full.
+    EventsSuppressed = 13,
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = 14;
+
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Redirected,
+        Self::RefusedForeignCgroup,
+        Self::RefusedNoAddress,
+        Self::RefusedNoMemory,
+        Self::UnpublishedDestination,
+        Self::Inbound,
+        Self::InboundNoListener,
+        Self::IngressNewConnection,
+        Self::IngressStrict,
+        Self::IngressUnreadable,
+        Self::EgressNewConnection,
+        Self::EgressStrict,
+        Self::EgressUnreadable,
+        Self::EventsSuppressed,
+    ];
+
+    /// A stable name for output and metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirected => "redirected",
+            Self::RefusedForeignCgroup => "refused_foreign_cgroup",
+            Self::RefusedNoAddress => "refused_no_address",
+            Self::RefusedNoMemory => "refused_no_memory",
+            Self::UnpublishedDestination => "unpublished_destination",
+            Self::Inbound => "inbound",
+            Self::InboundNoListener => "inbound_no_listener",
+            Self::IngressNewConnection => "guard_ingress_new_connection",
+            Self::IngressStrict => "guard_ingress_strict",
+            Self::IngressUnreadable => "guard_ingress_unreadable",
+            Self::EgressNewConnection => "guard_egress_new_connection",
+            Self::EgressStrict => "guard_egress_strict",
+            Self::EgressUnreadable => "guard_egress_unreadable",
+            Self::EventsSuppressed => "events_suppressed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_indices() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Keys and values of the maps. Every struct is `repr(C)` without implicit
+//! padding, since the kernel compares keys byte by byte and refuses to read
+//! uninitialised bytes; the asserts at the end hold the layout still.
+
+use crate::ip::Ip;
+
+/// How many pods an agent can enrol; a node of Kubernetes runs 110 by default
+/// and some hundreds at most.
+pub const MAX_PODS: usize = 4096;
+/// How many listener slots there are: one per address, two families a pod.
+pub const MAX_LISTENERS: usize = 2 * MAX_PODS;
+/// Redirected connections that wait for the agent to accept them. Least
+/// recently used entries go first; a connection that lost its entry is closed.
+pub const MAX_DESTINATIONS: usize = 65_536;
+/// Connections of the agent towards applications whose client is remembered.
+pub const MAX_CLIENTS: usize = 65_536;
+/// Bytes of the ring of events; a power of two and a multiple of the page size.
+pub const EVENTS_BYTES: usize = 256 * 1024;
+
+/// Deepest pod cgroup below the pods cgroup. Kubernetes uses one or two levels.
+pub const MAX_DEPTH: u32 = 8;
+/// Deepest cgroup that a program looks for as the pods cgroup itself.
+pub const MAX_PODS_LEVEL: u32 = 24;
+
+/// [`Pod::flags`]: the pod has an IPv4 address.
+pub const POD_HAS_V4: u32 = 1 << 0;
+/// [`Pod::flags`]: the pod has an IPv6 address.
+pub const POD_HAS_V6: u32 = 1 << 1;
+/// [`Cgroup::flags`]: the guard lets no TCP pass that is not local.
+pub const CGROUP_STRICT: u32 = 1 << 0;
+
+/// An enrolled pod; the key is the cookie of its network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Id of the pod's cgroup: who may connect as this pod.
+    pub cgroup_id: u64,
+    /// Levels of the pod's cgroup below the pods cgroup, 1 to [`MAX_DEPTH`].
+    pub depth: u32,
+    /// `POD_*`.
+    pub flags: u32,
+    /// The pod's own IPv4 address, v4-mapped; valid with [`POD_HAS_V4`].
+    pub ipv4: Ip,
+    /// The pod's own IPv6 address; valid with [`POD_HAS_V6`].
+    pub ipv6: Ip,
+    /// Port of the agent's listener in the pod's namespace, host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// The guard's view of an enrolled pod; the key is the pod's cgroup id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Cookie of the pod's network namespace, for events and for clearing up.
+    pub netns_cookie: u64,
+    /// `CGROUP_*`.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// One end of a TCP connection inside a pod's namespace. Key of the original
+/// destinations (source of a redirected connection) and of the clients (source
+/// of the agent's connection to the application).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Cookie of the network namespace.
+    pub netns_cookie: u64,
+    /// Address.
+    pub ip: Ip,
+    /// Port, host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+impl Endpoint {
+    /// A key with its padding set.
+    #[inline(always)]
+    pub fn new(netns_cookie: u64, ip: Ip, port: u16) -> Self {
+        Self {
+            netns_cookie,
+            ip,
+            port,
+            reserved: [0; 6],
+        }
+    }
+}
+
+/// Where an application asked to go, and which pod's cgroup it was in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Cgroup of the pod, as the kernel attested it in `connect()`.
+    pub cgroup_id: u64,
+    /// Address that the application named.
+    pub ip: Ip,
+    /// Port that the application named, host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// The real client behind a connection of the agent to an application.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Address.
+    pub ip: Ip,
+    /// Port, host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// The single entry of the meta map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Id of the pods cgroup, to which the programs are attached.
+    pub pods_cgroup_id: u64,
+    /// [`crate::ABI_VERSION`] of who made the maps.
+    pub abi_version: u32,
+    /// Level of the pods cgroup plus one; 0 until a program has found it.
+    /// Userspace cannot know it: a cgroup namespace hides what is above.
+    pub pods_level: u32,
+    /// Bit `d` is set when some pod's cgroup lies `d` levels below the pods
+    /// cgroup, so that the guard looks at those levels and no other.
+    pub depths: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How many events a CPU has sent in the present second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventBudget {
+    /// The present window, in units of 2^30 ns (about a second).
+    pub window: u64,
+    /// Events sent in it.
+    pub sent: u64,
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Ip>() == 16);
+    assert!(size_of::<Pod>() == 56);
+    assert!(offset_of!(Pod, depth) == 8);
+    assert!(offset_of!(Pod, ipv4) == 16);
+    assert!(offset_of!(Pod, ipv6) == 32);
+    assert!(offset_of!(Pod, port) == 48);
+    assert!(size_of::<Cgroup>() == 16);
+    assert!(offset_of!(Cgroup, flags) == 8);
+    assert!(size_of::<Endpoint>() == 32);
+    assert!(offset_of!(Endpoint, ip) == 8);
+    assert!(offset_of!(Endpoint, port) == 24);
+    assert!(size_of::<Destination>() == 32);
+    assert!(offset_of!(Destination, ip) == 8);
+    assert!(offset_of!(Destination, port) == 24);
+    assert!(size_of::<Client>() == 20);
+    assert!(offset_of!(Client, port) == 16);
+    assert!(size_of::<Meta>() == 24);
+    assert!(offset_of!(Meta, abi_version) == 8);
+    assert!(offset_of!(Meta, pods_level) == 12);
+    assert!(offset_of!(Meta, depths) == 16);
+    assert!(size_of::<EventBudget>() == 16);
+    assert!(EVENTS_BYTES.is_power_of_two());
+};
+
+#[cfg(feature = "user")]
+mod user {
+    #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+    use super::*;
+
+    // SAFETY: repr(C), `Copy`, without padding (asserted above), and valid for
+    // every bit pattern, since all fields are integers or arrays of them.
+    unsafe impl aya::Pod for Pod {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Cgroup {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Destination {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Client {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Meta {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Ip {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for crate::event::Event {}
+}

@@ -1,0 +1,215 @@
+//! cgroup/connect4 and connect6: sends a pod's TCP to the agent's listener on
+//! the pod's own address, and keeps where it wanted to go in the socket's
+//! storage. The kernel runs them for `connect()`, for TCP Fast Open's
+//! `sendmsg()`, and for the first subflow of an MPTCP socket.
+
+use crate::level;
+use crate::maps::{ORIGINAL, PODS, storage_ptr};
+use crate::report;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval,
+    bpf_sk_storage_delete, bpf_sk_storage_get,
+};
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::connect::{Verdict, decide, is_captured};
+use mesh_common::counters::Counter;
+use mesh_common::event::Event;
+use mesh_common::ip::Ip;
+use mesh_common::maps::{Destination, Pod};
+
+/// The kernel's answer of a sock_addr program: go on, with what it has written.
+const ALLOW: i32 = 1;
+/// Refuse, with EPERM unless another error was set.
+const REFUSE: i32 = 0;
+/// Network is unreachable, on every architecture that Linux runs on but MIPS,
+/// Alpha, PA-RISC and SPARC.
+const ENETUNREACH: i32 = 101;
+
+/// An IPv4 socket.
+#[inline(always)]
+pub fn connect4(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // SAFETY: `addr` is the program's context; the verifier checks each access.
+    let (ip, port) = unsafe { (Ip::from_v4_word((*addr).user_ip4), port_of(addr)) };
+    match capture(addr, ip, port) {
+        Outcome::Untouched => ALLOW,
+        Outcome::Refused => REFUSE,
+        Outcome::Redirect(ip, port) => {
+            let [.., word] = ip.words();
+            // SAFETY: as above; connect4 may write address and port.
+            unsafe {
+                (*addr).user_ip4 = word;
+                (*addr).user_port = u32::from(port.to_be());
+            }
+            ALLOW
+        }
+    }
+}
+
+/// An IPv6 socket; the destination may be v4-mapped, and so is the pod's own
+/// address then.
+#[inline(always)]
+pub fn connect6(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // SAFETY: as in `connect4`.
+    let (ip, port) = unsafe { (user_ip6(addr), port_of(addr)) };
+    match capture(addr, ip, port) {
+        Outcome::Untouched => ALLOW,
+        Outcome::Refused => REFUSE,
+        Outcome::Redirect(ip, port) => {
+            // SAFETY: as in `connect4`.
+            unsafe {
+                write_user_ip6(addr, ip);
+                (*addr).user_port = u32::from(port.to_be());
+            }
+            ALLOW
+        }
+    }
+}
+
+enum Outcome {
+    Untouched,
+    Refused,
+    Redirect(Ip, u16),
+}
+
+#[inline(always)]
+fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
+    // SAFETY: `addr` is the program's context, as in `connect4`.
+    let (protocol, sk) = unsafe { ((*addr).protocol, (*addr).__bindgen_anon_1.sk) };
+    if !is_captured(protocol) {
+        return Outcome::Untouched;
+    }
+    // SAFETY: the helper takes the program's context.
+    let netns_cookie = unsafe { bpf_get_netns_cookie(addr.cast()) };
+    // SAFETY: entries are replaced as a whole; a torn read is not possible for
+    // the fields read here, since an update writes a new element.
+    let Some(pod) = (unsafe { PODS.get(netns_cookie) }) else {
+        return Outcome::Untouched;
+    };
+    match decide(pod, caller(pod), &ip) {
+        Verdict::Untouched => {
+            // The socket may have been redirected before, in a connect() that
+            // failed; what it wanted then is not where it goes now.
+            // SAFETY: `sk` is the context's socket.
+            unsafe { bpf_sk_storage_delete(storage_ptr(&ORIGINAL), sk.cast()) };
+            Outcome::Untouched
+        }
+        Verdict::Redirect { ip: own, port: to } => {
+            let wanted = Destination {
+                cgroup_id: pod.cgroup_id,
+                ip,
+                port,
+                reserved: [0; 6],
+            };
+            if !remember(sk, wanted) {
+                report::count(Counter::RefusedNoMemory);
+                return Outcome::Refused;
+            }
+            report::count(Counter::Redirected);
+            Outcome::Redirect(own, to)
+        }
+        Verdict::ForeignCgroup => {
+            let event = event(netns_cookie, pod, ip, port);
+            report::tell(Counter::RefusedForeignCgroup, event);
+            Outcome::Refused
+        }
+        Verdict::NoAddress => {
+            let event = event(netns_cookie, pod, ip, port);
+            report::tell(Counter::RefusedNoAddress, event);
+            // SAFETY: the helper takes a number.
+            unsafe { bpf_set_retval(-ENETUNREACH) };
+            Outcome::Refused
+        }
+    }
+}
+
+/// The caller's ancestor cgroup at the pod's level, 0 when there is none.
+#[inline(always)]
+fn caller(pod: &Pod) -> u64 {
+    // SAFETY: the helper takes a number.
+    let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    let Some(meta) = level::meta() else {
+        return 0;
+    };
+    match level::pods_level(meta, ancestor) {
+        Some(level) => ancestor(level + pod.depth),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn remember(sk: *mut bpf_sock, mut wanted: Destination) -> bool {
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    let value = (&raw mut wanted).cast();
+    // SAFETY: `sk` is the context's socket, and `value` is of the map's type.
+    let slot = unsafe { bpf_sk_storage_get(storage_ptr(&ORIGINAL), sk.cast(), value, flags) };
+    if slot.is_null() {
+        return false;
+    }
+    // An older value of the socket stays as it is unless it is written.
+    // SAFETY: the slot holds a `Destination` and lives as long as the socket.
+    unsafe { *slot.cast::<Destination>() = wanted };
+    true
+}
+
+#[inline(always)]
+fn event(netns_cookie: u64, pod: &Pod, remote: Ip, remote_port: u16) -> Event {
+    Event {
+        at_ns: 0,
+        netns_cookie,
+        cgroup_id: pod.cgroup_id,
+        local: Ip::UNSPECIFIED,
+        remote,
+        kind: 0,
+        local_port: 0,
+        remote_port,
+    }
+}
+
+/// The port of a sock_addr context, in host order.
+///
+/// # Safety
+/// `addr` is the context of a sock_addr program.
+#[inline(always)]
+pub unsafe fn port_of(addr: *const bpf_sock_addr) -> u16 {
+    // SAFETY: the caller's promise. The port is in network order in the lower
+    // 16 bits.
+    u16::from_be(unsafe { (*addr).user_port } as u16)
+}
+
+/// The IPv6 address of a sock_addr context. Word by word and volatile: the
+/// compiler merges neighbouring accesses into one of 8 bytes, which the
+/// verifier refuses here.
+///
+/// # Safety
+/// `addr` is the context of a sock_addr program for IPv6.
+#[inline(always)]
+pub unsafe fn user_ip6(addr: *const bpf_sock_addr) -> Ip {
+    // SAFETY: the caller's promise.
+    unsafe {
+        Ip::from_words([
+            (&raw const (*addr).user_ip6[0]).read_volatile(),
+            (&raw const (*addr).user_ip6[1]).read_volatile(),
+            (&raw const (*addr).user_ip6[2]).read_volatile(),
+            (&raw const (*addr).user_ip6[3]).read_volatile(),
+        ])
+    }
+}
+
+/// Sets the IPv6 address of a sock_addr context, as [`user_ip6`] reads it.
+///
+/// # Safety
+/// `addr` is the context of a sock_addr program for IPv6.
+#[inline(always)]
+pub unsafe fn write_user_ip6(addr: *mut bpf_sock_addr, ip: Ip) {
+    let [a, b, c, d] = ip.words();
+    // SAFETY: the caller's promise.
+    unsafe {
+        (&raw mut (*addr).user_ip6[0]).write_volatile(a);
+        (&raw mut (*addr).user_ip6[1]).write_volatile(b);
+        (&raw mut (*addr).user_ip6[2]).write_volatile(c);
+        (&raw mut (*addr).user_ip6[3]).write_volatile(d);
+    }
+}

@@ -1,0 +1,98 @@
+//! The maps, under the names of `mesh_common::names` (attributes take literals
+//! only, so they are spelled out here; loading fails where the two differ).
+
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SOCKHASH;
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::macros::btf_map;
+use core::ffi::c_void;
+use core::ptr;
+use mesh_common::counters::Counter;
+use mesh_common::event::Event;
+use mesh_common::ip::Ip;
+use mesh_common::maps::{
+    Cgroup, Client, Destination, EVENTS_BYTES, Endpoint, EventBudget, MAX_CLIENTS,
+    MAX_DESTINATIONS, MAX_LISTENERS, MAX_PODS, Meta, Pod,
+};
+
+/// Netns cookie → pod.
+#[btf_map(name = "isthmus_pods")]
+pub static PODS: HashMap<u64, Pod, MAX_PODS> = HashMap::new();
+
+/// Cgroup id → the guard's view of the pod.
+#[btf_map(name = "isthmus_cgroups")]
+pub static CGROUPS: HashMap<u64, Cgroup, MAX_PODS> = HashMap::new();
+
+/// Source of a redirected connection → where it wanted to go.
+#[btf_map(name = "isthmus_dests")]
+pub static DESTINATIONS: LruHashMap<Endpoint, Destination, MAX_DESTINATIONS> = LruHashMap::new();
+
+/// Socket of a pod → where it wanted to go.
+#[btf_map(name = "isthmus_orig")]
+pub static ORIGINAL: SkStorage<Destination> = SkStorage::new();
+
+/// Socket of the agent → the client on whose behalf it connects.
+#[btf_map(name = "isthmus_client")]
+pub static CLIENT_OF: SkStorage<Client> = SkStorage::new();
+
+/// Source of a connection of the agent to an application → its client.
+#[btf_map(name = "isthmus_realip")]
+pub static CLIENTS: LruHashMap<Endpoint, Client, MAX_CLIENTS> = LruHashMap::new();
+
+/// A pod's own address → the agent's listener in that pod.
+#[btf_map(name = "isthmus_listen")]
+pub static LISTENERS: ListenerHash = ListenerHash::new();
+
+/// Counter → count on this CPU.
+#[btf_map(name = "isthmus_count")]
+pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+
+/// How many events this CPU may still send.
+#[btf_map(name = "isthmus_budget")]
+pub static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+
+/// Refusals and drops, for the agent's log.
+#[btf_map(name = "isthmus_events")]
+pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+
+/// What the agent and the programs tell each other about the whole.
+#[btf_map(name = "isthmus_meta")]
+pub static META: Array<Meta, 1> = Array::new();
+
+/// A sockhash with 8-byte values. aya-ebpf's has 4-byte values, and of those
+/// the kernel shows userspace nothing; of these it shows the socket's cookie,
+/// so that the agent can see whether a listener is in its slot.
+#[repr(C)]
+pub struct ListenerHash {
+    r#type: *const [i32; BPF_MAP_TYPE_SOCKHASH as usize],
+    key: *const Ip,
+    value: *const u64,
+    max_entries: *const [i32; MAX_LISTENERS],
+    map_flags: *const [i32; 0],
+}
+
+// SAFETY: a definition for the loader; nothing is ever read through it.
+unsafe impl Sync for ListenerHash {}
+
+impl ListenerHash {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The map, as helpers take it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut c_void {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// A socket storage map as helpers take it, for programs other than sock_addr.
+#[inline(always)]
+pub fn storage_ptr<T>(map: &'static SkStorage<T>) -> *mut c_void {
+    ptr::from_ref(map).cast_mut().cast()
+}
