@@ -1,0 +1,254 @@
+//! From the text of one file to typed objects: YAML documents, JSON, and lists.
+//! Called by the cache for every new version of a file. All problems of a file
+//! are reported, not the first alone.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_yaml_ng::{Mapping, Value};
+
+use crate::model::{Objects, Origin, Problem, Sourced, Unenforced};
+
+/// API groups whose resources change what a mesh does with traffic, so that
+/// passing over one in silence would be a false promise.
+const UNENFORCED_GROUPS: [&str; 5] = [
+    "security.istio.io",
+    "networking.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "gateway.networking.k8s.io",
+];
+
+/// Reads the text of `file`; JSON if the file is named `.json`, else YAML.
+///
+/// # Errors
+/// Every document that cannot be read, with its line and column where the text
+/// does not parse and with the path of the field where a value has a wrong type.
+pub fn read_objects(file: &Path, text: &str) -> Result<Objects, Vec<Problem>> {
+    let documents = parse(file, text).map_err(|problem| vec![problem])?;
+    let mut reader = Reader {
+        file,
+        count: 0,
+        objects: Objects::default(),
+        problems: Vec::new(),
+    };
+    for document in documents {
+        reader.value(document);
+    }
+    if reader.problems.is_empty() {
+        Ok(reader.objects)
+    } else {
+        Err(reader.problems)
+    }
+}
+
+fn parse(file: &Path, text: &str) -> Result<Vec<Value>, Problem> {
+    let is_json = file
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    if is_json {
+        let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        let documents: Result<Vec<Value>, _> = documents.collect();
+        return documents.map_err(|error| {
+            let place = Some((error.line(), error.column()));
+            unparsable(file, "JSON", &error.to_string(), place)
+        });
+    }
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+    let documents: Result<Vec<Value>, _> = documents.collect();
+    documents.map_err(|error| {
+        let place = error.location().map(|at| (at.line(), at.column()));
+        unparsable(file, "YAML", &error.to_string(), place)
+    })
+}
+
+fn unparsable(file: &Path, format: &str, error: &str, place: Option<(usize, usize)>) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        object: None,
+        field: place.map_or_else(String::new, |(line, column)| {
+            format!("line {line} column {column}")
+        }),
+        message: format!("it is not {format}: {error}"),
+        cure: "correct it; until then the file's last good version stays in force".to_owned(),
+    }
+}
+
+/// Collects the objects of one file.
+struct Reader<'a> {
+    file: &'a Path,
+    /// Objects seen so far.
+    count: usize,
+    objects: Objects,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// One document, or one item of a list.
+    fn value(&mut self, value: Value) {
+        let mapping = match value {
+            // Nothing between two separators, or only a comment.
+            Value::Null => return,
+            Value::Mapping(mapping) => mapping,
+            _ => {
+                self.count += 1;
+                return self.problem(
+                    None,
+                    "",
+                    "it is not an object",
+                    "write apiVersion, kind, metadata",
+                );
+            }
+        };
+        match (text(&mapping, "apiVersion"), text(&mapping, "kind")) {
+            (Some(version), Some(kind))
+                if kind.ends_with("List") && mapping.contains_key("items") =>
+            {
+                self.list(mapping, &version, &kind);
+            }
+            (Some(version), Some(kind)) => {
+                self.count += 1;
+                self.object(mapping, &version, &kind);
+            }
+            (version, _) => {
+                self.count += 1;
+                let field = if version.is_none() {
+                    "apiVersion"
+                } else {
+                    "kind"
+                };
+                let object = describe(&mapping, text(&mapping, "kind").as_deref());
+                let message = "it is missing or not a text, so the object cannot be read";
+                self.problem(object, field, message, "write it as kubectl shows it");
+            }
+        }
+    }
+
+    /// A `List`, or the `PodList` and its like that an API server answers with, whose
+    /// items may leave their version and kind to the list.
+    fn list(&mut self, mut list: Mapping, version: &str, kind: &str) {
+        let items = match list.remove("items") {
+            Some(Value::Sequence(items)) => items,
+            Some(Value::Null) | None => return,
+            Some(_) => {
+                let kind = Some(kind.to_owned());
+                return self.problem(kind, "items", "it is not a list", "write a list of objects");
+            }
+        };
+        let item_kind = kind.trim_end_matches("List");
+        for mut item in items {
+            if let (Value::Mapping(item), false) = (&mut item, item_kind.is_empty()) {
+                for (field, value) in [("apiVersion", version), ("kind", item_kind)] {
+                    item.entry(field.into()).or_insert_with(|| value.into());
+                }
+            }
+            self.value(item);
+        }
+    }
+
+    fn object(&mut self, mapping: Mapping, version: &str, kind: &str) {
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        match (version, kind) {
+            ("v1", "Namespace") => self.typed(mapping, kind, |o| &mut o.namespaces),
+            ("v1", "Pod") => self.typed(mapping, kind, |o| &mut o.pods),
+            ("v1", "Service") => self.typed(mapping, kind, |o| &mut o.services),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.typed(mapping, kind, |o| &mut o.endpoint_slices);
+            }
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+                self.typed(mapping, kind, |o| &mut o.peer_authentications);
+            }
+            ("isthmus.dev/v1alpha1", "MeshConfig") => {
+                self.typed(mapping, kind, |o| &mut o.mesh_configs);
+            }
+            (_, "EndpointSlice") if group == "discovery.k8s.io" => {
+                self.other_version(&mapping, version, kind, "discovery.k8s.io/v1");
+            }
+            (_, "PeerAuthentication") => {
+                self.other_version(&mapping, version, kind, "security.istio.io/v1");
+            }
+            (_, "MeshConfig") => {
+                self.other_version(&mapping, version, kind, "isthmus.dev/v1alpha1")
+            }
+            _ if group == "isthmus.dev" => {
+                let message = format!("Isthmus knows no kind {kind} in {version}");
+                let cure = "the only kind is MeshConfig, in isthmus.dev/v1alpha1";
+                self.problem(describe(&mapping, Some(kind)), "kind", &message, cure);
+            }
+            _ if UNENFORCED_GROUPS.contains(&group) => self.unenforced(&mapping, kind),
+            // Deployments, ConfigMaps and the rest: not the mesh's business.
+            _ => {}
+        }
+    }
+
+    fn typed<T: DeserializeOwned>(
+        &mut self,
+        mapping: Mapping,
+        kind: &str,
+        place: impl FnOnce(&mut Objects) -> &mut Vec<Sourced<T>>,
+    ) {
+        let object = describe(&mapping, Some(kind));
+        match serde_path_to_error::deserialize(Value::Mapping(mapping)) {
+            Ok(object) => {
+                let origin = Origin::new(self.file, self.count);
+                place(&mut self.objects).push(Sourced { object, origin });
+            }
+            Err(error) => {
+                let field = error.path().to_string();
+                let message = error.into_inner().to_string();
+                let cure = "correct it; until then the file's last good version stays in force";
+                self.problem(object, &field, &message, cure);
+            }
+        }
+    }
+
+    fn other_version(&mut self, mapping: &Mapping, version: &str, kind: &str, expected: &str) {
+        let message = format!("{kind} is not read in version {version}");
+        let cure = format!("write it as {expected}");
+        self.problem(describe(mapping, Some(kind)), "apiVersion", &message, &cure);
+    }
+
+    fn unenforced(&mut self, mapping: &Mapping, kind: &str) {
+        let (namespace, name) = names(mapping);
+        let object = Unenforced {
+            kind: kind.to_owned(),
+            namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+            name: name.unwrap_or_default(),
+        };
+        let origin = Origin::new(self.file, self.count);
+        self.objects.unenforced.push(Sourced { object, origin });
+    }
+
+    fn problem(&mut self, object: Option<String>, field: &str, message: &str, cure: &str) {
+        let nth = || format!("object {}", self.count);
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            object: Some(object.unwrap_or_else(nth)),
+            field: field.to_owned(),
+            message: message.to_owned(),
+            cure: cure.to_owned(),
+        });
+    }
+}
+
+fn text(mapping: &Mapping, field: &str) -> Option<String> {
+    mapping.get(field)?.as_str().map(str::to_owned)
+}
+
+fn names(mapping: &Mapping) -> (Option<String>, Option<String>) {
+    match mapping.get("metadata") {
+        Some(Value::Mapping(meta)) => (text(meta, "namespace"), text(meta, "name")),
+        _ => (None, None),
+    }
+}
+
+/// `Kind namespace/name`, as far as the object says.
+fn describe(mapping: &Mapping, kind: Option<&str>) -> Option<String> {
+    let kind = kind?;
+    Some(match names(mapping) {
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+        (_, None) => kind.to_owned(),
+    })
+}

@@ -1,0 +1,145 @@
+//! The source itself: waits for a change, reads what changed, makes the world.
+//! Owned by the agent's control loop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::cache::Cache;
+use super::watch::Watch;
+use crate::model::{self, Problem, World};
+
+/// One reading of the folder.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The world as it now is.
+    pub world: Arc<World>,
+    /// Everything that is wrong, of files and objects, in a fixed order.
+    pub problems: Vec<Problem>,
+    /// False when something could not be read and has no last good version (a file,
+    /// or a pod of this node): that a pod is absent or not to be enrolled then proves
+    /// nothing, so whatever was in place for it had better stay.
+    pub complete: bool,
+}
+
+/// Why the folder cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not there, not a directory, or not readable.
+    #[error("cannot read the configuration directory {dir}: {source}")]
+    Directory {
+        /// As it was given.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No inotify instance or watch is to be had.
+    #[error(
+        "cannot watch the configuration directory {dir}: {source} (fs.inotify.max_user_instances and max_user_watches are the usual limits)"
+    )]
+    Watch {
+        /// As it was given.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A watched folder of configuration.
+pub struct FolderSource {
+    watch: Watch,
+    /// Away while a reading is under way.
+    reader: Option<Box<Reader>>,
+    /// Kept here and not in the future, so that dropping the future loses nothing.
+    reading: Option<JoinHandle<(Box<Reader>, Option<Loaded>)>>,
+}
+
+impl FolderSource {
+    /// Opens a folder as the agent of `node` sees it. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed or watched; what is in it is not looked at.
+    pub fn open(dir: &Path, node: &str) -> Result<Self, ConfigError> {
+        let directory = |source| ConfigError::Directory {
+            dir: dir.to_owned(),
+            source,
+        };
+        std::fs::read_dir(dir).map_err(directory)?;
+        let watch = Watch::new(dir).map_err(|source| ConfigError::Watch {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        let reader = Reader {
+            cache: Cache::new(dir.to_owned()),
+            node: node.to_owned(),
+            world: None,
+        };
+        Ok(Self {
+            watch,
+            reader: Some(Box::new(reader)),
+            reading: None,
+        })
+    }
+
+    /// The first time reads the folder at once; later waits until something in it
+    /// means something else than before. May be dropped at any time: the next call
+    /// goes on where this one was.
+    pub async fn changed(&mut self) -> Loaded {
+        loop {
+            if self.reading.is_none() {
+                self.watch.changed().await;
+                let reader = self.reader.take();
+                self.reading = reader.map(|reader| tokio::task::spawn_blocking(|| reader.read()));
+            }
+            let Some(reading) = &mut self.reading else {
+                unreachable!("the reader is either here or in the reading");
+            };
+            let done = reading.await;
+            self.reading = None;
+            match done {
+                Ok((reader, loaded)) => {
+                    self.reader = Some(reader);
+                    if let Some(loaded) = loaded {
+                        return loaded;
+                    }
+                }
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down, and this task with it.
+                    Err(_) => std::future::pending().await,
+                },
+            }
+        }
+    }
+}
+
+/// What the blocking part of a reading needs.
+struct Reader {
+    cache: Cache,
+    node: String,
+    world: Option<Arc<World>>,
+}
+
+impl Reader {
+    /// `None` if nothing is different.
+    fn read(mut self: Box<Self>) -> (Box<Self>, Option<Loaded>) {
+        let different = self.cache.refresh();
+        if !different && self.world.is_some() {
+            return (self, None);
+        }
+        let built = model::build(self.cache.objects(), &self.node, self.world.as_deref());
+        let world = Arc::new(built.world);
+        self.world = Some(world.clone());
+        let mut problems = built.problems;
+        problems.extend(self.cache.problems().cloned());
+        problems.sort();
+        let loaded = Loaded {
+            world,
+            problems,
+            complete: built.complete && self.cache.is_complete(),
+        };
+        (self, Some(loaded))
+    }
+}

@@ -1,0 +1,226 @@
+//! Tells when the folder may have changed, by inotify, once the change has
+//! settled. Knows nothing of what is in the files. Used by the folder source.
+#![expect(
+    unsafe_code,
+    reason = "AsyncFd::register trusts its caller with the descriptor"
+)]
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::cache::is_config_name;
+
+/// A change has settled when nothing more has happened for this long...
+const QUIET: Duration = Duration::from_millis(30);
+/// ...and in any case this long after it began.
+const AT_MOST: Duration = Duration::from_millis(500);
+/// How often to look for a directory that is gone, since its parent may be too.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The link that a mounted ConfigMap switches to its new version.
+const CONFIG_MAP_DATA: &str = "..data";
+
+/// A watched directory, followed when another takes its name.
+pub(super) struct Watch {
+    inotify: AsyncFd<Fd>,
+    dir: PathBuf,
+    /// `None` while the directory is gone.
+    of_dir: Option<WatchDescriptor>,
+    /// `None` also when `dir` has no parent in its name.
+    of_parent: Option<WatchDescriptor>,
+    change: Option<Change>,
+}
+
+/// A change that has not been told yet.
+struct Change {
+    began: Instant,
+    last_event: Instant,
+    /// Files written to and not yet closed.
+    being_written: HashSet<OsString>,
+}
+
+impl Watch {
+    /// Watches `dir`; the first [`changed`](Self::changed) returns at once.
+    pub(super) fn new(dir: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        // SAFETY: `Fd` owns the descriptor, hands out the same one every time, and
+        // closes it only when the `AsyncFd` is dropped, after it has deregistered.
+        let inotify = unsafe { AsyncFd::register(Fd(inotify)) }?;
+        let mut watch = Self {
+            inotify,
+            dir: std::path::absolute(dir)?,
+            of_dir: None,
+            of_parent: None,
+            change: None,
+        };
+        watch.add_missing_watches()?;
+        let long_ago = Instant::now() - AT_MOST;
+        watch.change = Some(Change {
+            began: long_ago,
+            last_event: long_ago,
+            being_written: HashSet::new(),
+        });
+        Ok(watch)
+    }
+
+    /// Waits until the directory or a file in it may have changed. May be dropped at
+    /// any time without losing a change.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            self.take_events();
+            if self.add_missing_watches().is_err() {
+                self.of_dir = None;
+            }
+            let now = Instant::now();
+            let due = self.change.as_ref().map(Change::due);
+            if due.is_some_and(|due| due <= now) {
+                self.change = None;
+                return;
+            }
+            let retry = self.of_dir.is_none().then(|| now + RETRY);
+            let wake = due.into_iter().chain(retry).min();
+            let readable = self.inotify.readable();
+            let woken = match wake {
+                None => Some(readable.await),
+                Some(wake) => tokio::time::timeout_at(wake, readable).await.ok(),
+            };
+            // Before the events are read, so that one that comes meanwhile wakes again.
+            if let Some(Ok(mut guard)) = woken {
+                guard.clear_ready();
+            }
+        }
+    }
+
+    fn add_missing_watches(&mut self) -> io::Result<()> {
+        let Self { inotify, dir, .. } = self;
+        let inotify = &inotify.get_ref().0;
+        if self.of_parent.is_none()
+            && let (Some(parent), Some(_)) = (dir.parent(), dir.file_name())
+        {
+            self.of_parent = inotify.add_watch(parent, parent_events()).ok();
+        }
+        if self.of_dir.is_none() {
+            self.of_dir = Some(inotify.add_watch(dir.as_path(), dir_events())?);
+            self.note_change();
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        loop {
+            match self.inotify.get_ref().0.read_events() {
+                Ok(events) => events.into_iter().for_each(|event| self.take(event)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(error) => {
+                    tracing::error!(%error, "reading inotify events failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: InotifyEvent) {
+        let mask = event.mask;
+        let lost = AddWatchFlags::IN_IGNORED
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_UNMOUNT;
+        let name = event.name.as_deref();
+        if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            self.note_change();
+        } else if Some(event.wd) == self.of_dir {
+            if mask.intersects(lost) {
+                self.drop_dir_watch();
+            } else if let Some(name) = name.filter(|name| concerns_us(name)) {
+                self.note_file(name, mask);
+            }
+        } else if Some(event.wd) == self.of_parent {
+            if mask.intersects(lost) {
+                self.of_parent = None;
+            } else if name.is_some() && name == self.dir.file_name() {
+                self.drop_dir_watch();
+            }
+        }
+    }
+
+    /// The name may now be another directory's.
+    fn drop_dir_watch(&mut self) {
+        if let Some(watch) = self.of_dir.take() {
+            // Fails when the kernel has removed it already.
+            let _ = self.inotify.get_ref().0.rm_watch(watch);
+        }
+        self.note_change();
+    }
+
+    fn note_file(&mut self, name: &OsStr, mask: AddWatchFlags) {
+        let change = self.note_change();
+        if mask.contains(AddWatchFlags::IN_MODIFY) {
+            change.being_written.insert(name.to_owned());
+        } else if !mask.contains(AddWatchFlags::IN_ATTRIB) {
+            change.being_written.remove(name);
+        }
+    }
+
+    fn note_change(&mut self) -> &mut Change {
+        let now = Instant::now();
+        let change = self.change.get_or_insert_with(|| Change {
+            began: now,
+            last_event: now,
+            being_written: HashSet::new(),
+        });
+        change.last_event = now;
+        change
+    }
+}
+
+impl Change {
+    /// When to tell it, as things stand.
+    fn due(&self) -> Instant {
+        let latest = self.began + AT_MOST;
+        if self.being_written.is_empty() {
+            latest.min(self.last_event + QUIET)
+        } else {
+            latest
+        }
+    }
+}
+
+fn concerns_us(name: &OsStr) -> bool {
+    is_config_name(name) || name == CONFIG_MAP_DATA
+}
+
+fn dir_events() -> AddWatchFlags {
+    parent_events()
+        | AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_ATTRIB
+}
+
+fn parent_events() -> AddWatchFlags {
+    AddWatchFlags::IN_ONLYDIR
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+}
+
+/// [`AsyncFd`] wants the raw number, nix's type gives the borrowed form.
+struct Fd(Inotify);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}

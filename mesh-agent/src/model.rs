@@ -1,0 +1,44 @@
+//! The world as the mesh sees it: workloads, services and the mesh-wide
+//! settings, made from Kubernetes-shaped objects.
+//!
+//! Everything here is pure: objects in, a [`World`] and its [`Problem`]s out. The
+//! folder source (`config`) calls [`build()`] today; a source that reads the
+//! Kubernetes API can call the same function. The proxy asks a [`World`] where a
+//! connection goes, the agent asks it which pods of its node to enrol.
+//!
+//! Rules that hold throughout:
+//! - What is ambiguous is nobody's: an address that two pods claim resolves to
+//!   [`Resolution::Disputed`], never to one of them and never to the outside.
+//! - A broken or contradictory object does not undo what was good: a pod that was
+//!   fine in the previous generation keeps that form until it is fine again or gone.
+//! - The result does not depend on the order in which objects arrive.
+//!
+//! Policy beyond the mesh-wide inbound mode is not modelled: such resources are
+//! reported as not enforced, so that nobody believes they protect something.
+
+mod address;
+mod build;
+mod keys;
+mod object;
+mod pods;
+mod problem;
+mod schema;
+mod services;
+mod settings;
+mod workload;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::{Built, build};
+pub use object::{Objects, Origin, Sourced, Unenforced};
+pub use problem::Problem;
+pub use schema::{
+    LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode, PeerAuthentication,
+    PeerAuthenticationSpec,
+};
+pub use services::{Endpoint, Service};
+pub use settings::{MeshSettings, MtlsMode};
+pub use workload::{LocalPod, Workload};
+pub use world::{Resolution, World};

@@ -1,0 +1,189 @@
+//! The conversion as a whole, from objects to a [`World`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::object::{Objects, Origin, Sourced, Unenforced, key, name};
+use super::problem::Problem;
+use super::world::{Owner, World};
+use super::{keys, pods, services, settings};
+
+/// What [`build()`] made.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The new generation.
+    pub world: World,
+    /// Everything that is wrong, in order of file and object.
+    pub problems: Vec<Problem>,
+    /// False when a pod could not be used as written and had no earlier form to
+    /// keep: that it is absent or not to be enrolled then proves nothing.
+    pub complete: bool,
+}
+
+/// Makes the world as the agent of `node` sees it.
+///
+/// `previous` is the generation before, from which pods that have become unusable
+/// or contested keep their form. The order of `sources` does not matter.
+pub fn build<'a>(
+    sources: impl IntoIterator<Item = &'a Objects>,
+    node: &str,
+    previous: Option<&World>,
+) -> Built {
+    let sources: Vec<&Objects> = sources.into_iter().collect();
+    let mut problems = Vec::new();
+
+    let mesh = settings::settings(&sources, previous, &mut problems);
+    let scope = pods::Scope {
+        trust_domain: &mesh.trust_domain,
+        node,
+        meshed_namespaces: meshed_namespaces(&sources, &mut problems),
+        previous,
+    };
+    let pods = pods::workloads(&sources, &scope, &mut problems);
+
+    let mut owners: HashMap<_, Owner> = HashMap::new();
+    let claims = pods.workloads.iter();
+    for (ip, workload) in claims.flat_map(|w| w.addresses.iter().map(move |ip| (*ip, w))) {
+        owners
+            .entry(ip)
+            .and_modify(|owner| *owner = Owner::Disputed)
+            .or_insert_with(|| Owner::Workload(workload.clone()));
+    }
+    owners.extend(pods.unusable.iter().map(|ip| (*ip, Owner::Disputed)));
+    let services = services::services(&sources, &mut owners, &mut problems);
+
+    report_unenforced(&sources, &mut problems);
+    report_misplaced_keys(&sources, &mut problems);
+    problems.sort();
+    problems.dedup();
+    let workloads = pods.workloads.into_iter();
+    Built {
+        world: World {
+            mesh,
+            workloads: workloads.map(|w| (w.uid.clone(), w)).collect(),
+            services,
+            owners,
+        },
+        problems,
+        complete: pods.complete,
+    }
+}
+
+/// The namespaces whose pods take part unless they opt out.
+fn meshed_namespaces<'a>(
+    sources: &[&'a Objects],
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<&'a str> {
+    let namespaces = sources.iter().flat_map(|objects| &objects.namespaces);
+    let by_name = unique(
+        namespaces,
+        "Namespace",
+        |ns| &ns.metadata,
+        name_only,
+        problems,
+    );
+    let mut meshed = BTreeSet::new();
+    for namespace in by_name {
+        let meta = &namespace.object.metadata;
+        let object = format!("Namespace {}", name(meta));
+        keys::check(meta, &keys::NAMESPACE, &namespace.origin, &object, problems);
+        if keys::membership(meta, &namespace.origin, &object, problems) == Some(true) {
+            meshed.insert(name(meta));
+        }
+    }
+    meshed
+}
+
+fn name_only(meta: &ObjectMeta) -> String {
+    name(meta).to_owned()
+}
+
+/// Objects of one kind by key, ordered by it. Of two with one key the first by file
+/// and place counts; the others, and those without a name, are reported.
+pub(super) fn unique<'a, T: 'a>(
+    objects: impl Iterator<Item = &'a Sourced<T>>,
+    kind: &str,
+    meta: impl Fn(&T) -> &ObjectMeta,
+    key: impl Fn(&ObjectMeta) -> String,
+    problems: &mut Vec<Problem>,
+) -> Vec<&'a Sourced<T>> {
+    let mut ordered: Vec<&Sourced<T>> = objects.collect();
+    ordered.sort_by_key(|object| &object.origin);
+    let mut found: BTreeMap<String, &Sourced<T>> = BTreeMap::new();
+    for object in ordered {
+        if name(meta(&object.object)).is_empty() {
+            problems.push(nameless(&object.origin, kind));
+            continue;
+        }
+        let key = key(meta(&object.object));
+        if let Some(first) = found.get(&key) {
+            problems.push(Problem::new(
+                &object.origin,
+                format!("{kind} {key}"),
+                "metadata.name",
+                format!(
+                    "it is already described in {}; this one has no effect",
+                    first.origin
+                ),
+                "keep one of them",
+            ));
+        } else {
+            found.insert(key, object);
+        }
+    }
+    found.into_values().collect()
+}
+
+/// The problem of an object without a name.
+pub(super) fn nameless(origin: &Origin, kind: &str) -> Problem {
+    Problem::new(
+        origin,
+        kind,
+        "metadata.name",
+        format!(
+            "object {} of the file has no name and has no effect",
+            origin.document
+        ),
+        "name it",
+    )
+}
+
+fn report_unenforced(sources: &[&Objects], problems: &mut Vec<Problem>) {
+    for Sourced { object, origin } in sources.iter().flat_map(|objects| &objects.unenforced) {
+        let Unenforced {
+            kind,
+            namespace,
+            name,
+        } = object;
+        problems.push(Problem::new(
+            origin,
+            format!("{kind} {namespace}/{name}"),
+            "kind",
+            format!("{kind} is not enforced by this version of Isthmus: it has no effect"),
+            "do not rely on it; remove it, or use a version that enforces it",
+        ));
+    }
+}
+
+/// Keys of ours on kinds that have none.
+fn report_misplaced_keys(sources: &[&Objects], problems: &mut Vec<Problem>) {
+    let mut check = |meta: &ObjectMeta, origin: &Origin, kind: &str| {
+        let object = format!("{kind} {}", key(meta));
+        keys::check(meta, &keys::NONE, origin, &object, problems);
+    };
+    for objects in sources {
+        for it in &objects.services {
+            check(&it.object.metadata, &it.origin, "Service");
+        }
+        for it in &objects.endpoint_slices {
+            check(&it.object.metadata, &it.origin, "EndpointSlice");
+        }
+        for it in &objects.peer_authentications {
+            check(&it.object.metadata, &it.origin, "PeerAuthentication");
+        }
+        for it in &objects.mesh_configs {
+            check(&it.object.metadata, &it.origin, "MeshConfig");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The labels and annotations that the mesh reads, and a guard against typing
+//! errors in them: a misspelt opt-in must not pass for none.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::object::Origin;
+use super::problem::Problem;
+
+/// Label on a namespace or pod: `enabled` or `disabled`.
+pub(super) const MESH: &str = "isthmus.dev/mesh";
+/// Istio's label for the same: `ambient` or `none`.
+const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Annotation on a pod: the path of its network namespace.
+pub(super) const NETNS: &str = "isthmus.dev/netns";
+/// Annotation on a pod: its cgroup v2 directory.
+pub(super) const CGROUP: &str = "isthmus.dev/cgroup";
+
+const PREFIX: &str = "isthmus.dev/";
+
+/// Which of our keys a kind may have.
+pub(super) struct Allowed {
+    labels: &'static [&'static str],
+    annotations: &'static [&'static str],
+}
+
+pub(super) const POD: Allowed = Allowed {
+    labels: &[MESH],
+    annotations: &[NETNS, CGROUP],
+};
+pub(super) const NAMESPACE: Allowed = Allowed {
+    labels: &[MESH],
+    annotations: &[],
+};
+pub(super) const NONE: Allowed = Allowed {
+    labels: &[],
+    annotations: &[],
+};
+
+/// Whether an object asks to be in the mesh (`true`), out of it (`false`), or
+/// says nothing. Our own label decides over Istio's.
+pub(super) fn membership(
+    meta: &ObjectMeta,
+    origin: &Origin,
+    object: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<bool> {
+    let labels = meta.labels.as_ref()?;
+    match labels.get(MESH).map(String::as_str) {
+        Some("enabled") => return Some(true),
+        Some("disabled") => return Some(false),
+        Some(other) => problems.push(Problem::new(
+            origin,
+            object,
+            format!("metadata.labels[{MESH}]"),
+            format!("{other:?} is neither \"enabled\" nor \"disabled\""),
+            "write one of the two; until then the label counts as absent",
+        )),
+        None => {}
+    }
+    match labels.get(DATAPLANE_MODE).map(String::as_str) {
+        Some("ambient") => Some(true),
+        Some("none") => Some(false),
+        _ => None,
+    }
+}
+
+/// Reports keys under `isthmus.dev/` that the object cannot have.
+pub(super) fn check(
+    meta: &ObjectMeta,
+    allowed: &Allowed,
+    origin: &Origin,
+    object: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let mut report = |place: &str, keys: &Option<BTreeMap<String, String>>, known: &[&str]| {
+        for key in keys.iter().flat_map(BTreeMap::keys) {
+            if !key.starts_with(PREFIX) || known.contains(&key.as_str()) {
+                continue;
+            }
+            problems.push(Problem::new(
+                origin,
+                object,
+                format!("metadata.{place}[{key}]"),
+                "Isthmus knows no such key here, so it has no effect",
+                cure(key, allowed),
+            ));
+        }
+    };
+    report("labels", &meta.labels, allowed.labels);
+    report("annotations", &meta.annotations, allowed.annotations);
+}
+
+fn cure(key: &str, allowed: &Allowed) -> String {
+    let labels = allowed.labels.iter().map(|known| ("label", *known));
+    let annotations = allowed
+        .annotations
+        .iter()
+        .map(|known| ("annotation", *known));
+    labels
+        .chain(annotations)
+        .min_by_key(|(_, known)| distance(key, known))
+        .map_or_else(
+            || "remove it".to_owned(),
+            |(place, known)| format!("remove it, or write it as the {place} {known}"),
+        )
+}
+
+/// How many characters must change to turn one text into the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}

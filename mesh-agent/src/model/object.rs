@@ -1,0 +1,95 @@
+//! What goes into the model: typed objects, each with the place it came from.
+//! Filled by `config`, read by the conversions beside this file.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::schema::{MeshConfig, PeerAuthentication};
+
+/// Where an object was read. Orders by file, then by place in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// The file, as it was found (not canonicalised).
+    pub file: Arc<Path>,
+    /// Which object of the file: counted from 1 over its documents and the items
+    /// of its lists.
+    pub document: usize,
+}
+
+/// An object and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sourced<T> {
+    /// The object.
+    pub object: T,
+    /// Where it was read.
+    pub origin: Origin,
+}
+
+/// A resource that this version knows of but does not act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unenforced {
+    /// As in the resource's `kind`.
+    pub kind: String,
+    /// As in `metadata.namespace`, `default` when absent.
+    pub namespace: String,
+    /// As in `metadata.name`.
+    pub name: String,
+}
+
+/// The objects of one source (in a folder: of one file), by kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// `v1/Namespace`
+    pub namespaces: Vec<Sourced<Namespace>>,
+    /// `v1/Pod`
+    pub pods: Vec<Sourced<Pod>>,
+    /// `v1/Service`
+    pub services: Vec<Sourced<Service>>,
+    /// `discovery.k8s.io/v1/EndpointSlice`
+    pub endpoint_slices: Vec<Sourced<EndpointSlice>>,
+    /// `security.istio.io/PeerAuthentication`
+    pub peer_authentications: Vec<Sourced<PeerAuthentication>>,
+    /// `isthmus.dev/v1alpha1/MeshConfig`
+    pub mesh_configs: Vec<Sourced<MeshConfig>>,
+    /// Resources whose rules this version does not enforce.
+    pub unenforced: Vec<Sourced<Unenforced>>,
+    /// True when this source could not be read and may hold a PeerAuthentication:
+    /// the model then takes the stricter mode where it knows no other.
+    pub policy_unknown: bool,
+}
+
+impl Origin {
+    /// The `document`-th object of `file`.
+    pub fn new(file: &Path, document: usize) -> Self {
+        Self {
+            file: file.into(),
+            document,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (object {})", self.file.display(), self.document)
+    }
+}
+
+/// `metadata.name`, empty when absent.
+pub(super) fn name(meta: &ObjectMeta) -> &str {
+    meta.name.as_deref().unwrap_or_default()
+}
+
+/// `metadata.namespace`, or the namespace `kubectl` would take without one.
+pub(super) fn namespace(meta: &ObjectMeta) -> &str {
+    meta.namespace.as_deref().unwrap_or("default")
+}
+
+/// `<namespace>/<name>`: what tells two objects of one kind apart.
+pub(super) fn key(meta: &ObjectMeta) -> String {
+    format!("{}/{}", namespace(meta), name(meta))
+}

@@ -1,0 +1,110 @@
+//! The resources that k8s-openapi does not have: our own `MeshConfig` and Istio's
+//! `PeerAuthentication`. Unknown fields are errors: a misspelt field in a
+//! security setting must not be read as its absence. Parsed by `config`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// `isthmus.dev/v1alpha1/MeshConfig`: settings of the whole mesh. There is one,
+/// and its name is `mesh`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfig {
+    /// `isthmus.dev/v1alpha1`
+    pub api_version: String,
+    /// `MeshConfig`
+    pub kind: String,
+    /// Standard object metadata.
+    pub metadata: ObjectMeta,
+    /// The settings.
+    #[serde(default)]
+    pub spec: MeshConfigSpec,
+}
+
+/// The settings of a [`MeshConfig`]; every one has a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfigSpec {
+    /// The SPIFFE trust domain, `cluster.local` when absent.
+    pub trust_domain: Option<String>,
+    /// The namespace whose policies hold mesh-wide, `istio-system` when absent.
+    pub root_namespace: Option<String>,
+}
+
+/// `security.istio.io/PeerAuthentication`, versions `v1` and `v1beta1`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthentication {
+    /// `security.istio.io/v1` or `security.istio.io/v1beta1`
+    pub api_version: String,
+    /// `PeerAuthentication`
+    pub kind: String,
+    /// Standard object metadata.
+    pub metadata: ObjectMeta,
+    /// The rule.
+    #[serde(default)]
+    pub spec: PeerAuthenticationSpec,
+    /// Written by Istio, of no meaning here.
+    #[serde(default)]
+    pub status: Ignored,
+}
+
+/// The rule of a [`PeerAuthentication`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthenticationSpec {
+    /// The workloads it holds for; absent or empty means all.
+    pub selector: Option<LabelSelector>,
+    /// What is asked of a connection.
+    pub mtls: Option<MutualTls>,
+    /// What is asked of a connection, by port of the workload.
+    #[serde(default)]
+    pub port_level_mtls: BTreeMap<String, MutualTls>,
+}
+
+/// Istio's `WorkloadSelector`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelSelector {
+    /// Labels that a workload must have, all of them.
+    #[serde(default)]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// Istio's `PeerAuthentication.MutualTLS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MutualTls {
+    /// The mode, `UNSET` when absent.
+    #[serde(default)]
+    pub mode: MutualTlsMode,
+}
+
+/// Istio's `PeerAuthentication.MutualTLS.Mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MutualTlsMode {
+    /// Inherit; at the top that is `PERMISSIVE`.
+    #[default]
+    Unset,
+    /// No tunnel towards the workload.
+    Disable,
+    /// Plaintext and mutual TLS are both taken.
+    Permissive,
+    /// Only mutual TLS is taken.
+    Strict,
+}
+
+/// A value that is read past; any two are equal.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Ignored(#[serde(skip_serializing)] IgnoredAny);
+
+impl PartialEq for Ignored {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,221 @@
+//! What holds for the whole mesh, from `MeshConfig` and the mesh-wide
+//! `PeerAuthentication`. Called by [`build`](super::build()).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff;
+
+use super::object::{Objects, Origin, Sourced, key, name, namespace};
+use super::problem::Problem;
+use super::schema::{MeshConfig, MutualTlsMode, PeerAuthentication};
+use super::world::World;
+use crate::identity::TrustDomain;
+
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
+
+/// The settings of the whole mesh.
+///
+/// The inbound mode is one for all workloads here. A policy module that knows
+/// namespaces, selectors and ports is to take its place; the question it answers
+/// ("is plaintext to this port of this workload taken?") stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// Of every identity in the mesh; `cluster.local` unless set.
+    pub trust_domain: TrustDomain,
+    /// Whose policies hold mesh-wide; `istio-system` unless set.
+    pub root_namespace: String,
+    /// What meshed workloads take on connections from outside the mesh.
+    pub inbound_mode: MtlsMode,
+}
+
+/// What a meshed workload takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MtlsMode {
+    /// Plaintext and mutual TLS.
+    Permissive,
+    /// Mutual TLS only.
+    Strict,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            trust_domain: TrustDomain::new(DEFAULT_TRUST_DOMAIN).expect("the default is valid"),
+            root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
+            inbound_mode: MtlsMode::Permissive,
+        }
+    }
+}
+
+/// Reads the settings; what cannot be used is reported and its default taken.
+pub(super) fn settings(
+    sources: &[&Objects],
+    previous: Option<&World>,
+    problems: &mut Vec<Problem>,
+) -> MeshSettings {
+    let mut settings = MeshSettings::default();
+    let configs = sources.iter().flat_map(|objects| &objects.mesh_configs);
+    if let Some(config) = the_mesh_config(configs.collect(), problems) {
+        apply(config, &mut settings, previous, problems);
+    }
+    let rules = sources.iter().flat_map(|o| &o.peer_authentications);
+    let rules = mesh_wide(rules.collect(), &settings.root_namespace, problems);
+    settings.inbound_mode = match rules {
+        Some(rule) => mode_of(rule),
+        None if sources.iter().any(|objects| objects.policy_unknown) => MtlsMode::Strict,
+        None => MtlsMode::Permissive,
+    };
+    settings
+}
+
+/// The one config named `mesh`; the first by file and place where there are more.
+fn the_mesh_config<'a>(
+    mut configs: Vec<&'a Sourced<MeshConfig>>,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a Sourced<MeshConfig>> {
+    configs.sort_by_key(|config| &config.origin);
+    let mut chosen: Option<&Sourced<MeshConfig>> = None;
+    for config in configs {
+        let meta = &config.object.metadata;
+        if name(meta) != "mesh" {
+            problems.push(Problem::new(
+                &config.origin,
+                format!("MeshConfig {}", name(meta)),
+                "metadata.name",
+                "the settings of the mesh are the MeshConfig named \"mesh\"; this one has no effect",
+                "name it \"mesh\" or remove it",
+            ));
+        } else if let Some(first) = chosen {
+            problems.push(Problem::new(
+                &config.origin,
+                "MeshConfig mesh",
+                "metadata.name",
+                format!(
+                    "there is one already in {}; this one has no effect",
+                    first.origin
+                ),
+                "keep one of them",
+            ));
+        } else {
+            chosen = Some(config);
+        }
+    }
+    chosen
+}
+
+/// A trust domain that cannot be used leaves the one in force where it is: with
+/// another, every workload would change its identity.
+fn apply(
+    config: &Sourced<MeshConfig>,
+    settings: &mut MeshSettings,
+    previous: Option<&World>,
+    problems: &mut Vec<Problem>,
+) {
+    let spec = &config.object.spec;
+    if let Some(text) = &spec.trust_domain {
+        match TrustDomain::new(text) {
+            Ok(trust_domain) => settings.trust_domain = trust_domain,
+            Err(error) => {
+                if let Some(previous) = previous {
+                    settings.trust_domain = previous.mesh.trust_domain.clone();
+                }
+                problems.push(Problem::new(
+                    &config.origin,
+                    "MeshConfig mesh",
+                    "spec.trustDomain",
+                    error.to_string(),
+                    format!("correct it; until then it is {}", settings.trust_domain),
+                ));
+            }
+        }
+    }
+    if let Some(namespace) = &spec.root_namespace {
+        settings.root_namespace.clone_from(namespace);
+    }
+}
+
+/// The mesh-wide rule: of the root namespace, for all workloads and all ports. Of
+/// several the oldest holds, then the first by name, as in Istio.
+fn mesh_wide<'a>(
+    rules: Vec<&'a Sourced<PeerAuthentication>>,
+    root_namespace: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a Sourced<PeerAuthentication>> {
+    let mut candidates = Vec::new();
+    for rule in rules {
+        match why_not_mesh_wide(rule, root_namespace) {
+            None => candidates.push(rule),
+            Some((field, message)) => problems.push(Problem::new(
+                &rule.origin,
+                object(rule),
+                field,
+                format!("not enforced by this version of Isthmus: {message}"),
+                format!(
+                    "only a rule for the whole mesh is: namespace {root_namespace}, no selector, no portLevelMtls"
+                ),
+            )),
+        }
+    }
+    candidates.sort_by_key(|rule| age_order(rule));
+    let (chosen, rest) = candidates.split_first()?;
+    for rule in rest {
+        problems.push(Problem::new(
+            &rule.origin,
+            object(rule),
+            "metadata.creationTimestamp",
+            format!(
+                "{} in {} is older and holds for the whole mesh; this one has no effect",
+                object(chosen),
+                chosen.origin
+            ),
+            "keep one of them",
+        ));
+    }
+    Some(chosen)
+}
+
+fn why_not_mesh_wide(
+    rule: &Sourced<PeerAuthentication>,
+    root_namespace: &str,
+) -> Option<(&'static str, &'static str)> {
+    let spec = &rule.object.spec;
+    if namespace(&rule.object.metadata) != root_namespace {
+        return Some(("metadata.namespace", "it is for one namespace"));
+    }
+    if spec
+        .selector
+        .as_ref()
+        .is_some_and(|s| !s.match_labels.is_empty())
+    {
+        return Some(("spec.selector", "it is for selected workloads"));
+    }
+    if !spec.port_level_mtls.is_empty() {
+        return Some(("spec.portLevelMtls", "it is for single ports"));
+    }
+    None
+}
+
+/// Oldest first; without a timestamp last, since such an object has no known age.
+fn age_order(
+    rule: &Sourced<PeerAuthentication>,
+) -> (bool, Option<&jiff::Timestamp>, &str, &Origin) {
+    let meta: &ObjectMeta = &rule.object.metadata;
+    let created = meta.creation_timestamp.as_ref().map(|time| &time.0);
+    (created.is_none(), created, name(meta), &rule.origin)
+}
+
+/// `DISABLE` speaks of tunnels towards the workload; of the mesh's own plaintext it
+/// asks nothing more than `PERMISSIVE` does.
+fn mode_of(rule: &Sourced<PeerAuthentication>) -> MtlsMode {
+    let mtls = rule.object.spec.mtls.clone().unwrap_or_default();
+    match mtls.mode {
+        MutualTlsMode::Strict => MtlsMode::Strict,
+        MutualTlsMode::Unset | MutualTlsMode::Disable | MutualTlsMode::Permissive => {
+            MtlsMode::Permissive
+        }
+    }
+}
+
+fn object(rule: &Sourced<PeerAuthentication>) -> String {
+    format!("PeerAuthentication {}", key(&rule.object.metadata))
+}

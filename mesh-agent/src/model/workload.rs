@@ -1,0 +1,50 @@
+//! A workload: one pod, as a source or destination of connections.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::object::Origin;
+use crate::identity::SpiffeId;
+
+/// One pod. Two generations of a [`World`](super::World) share the `Arc` of a
+/// workload that did not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `<namespace>/<name>`
+    pub uid: Arc<str>,
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// The pod's namespace.
+    pub namespace: Arc<str>,
+    /// `spec.serviceAccountName`, `default` when absent.
+    pub service_account: Arc<str>,
+    /// `spec.nodeName`, empty when not scheduled.
+    pub node: Arc<str>,
+    /// What its certificate says, and what a client must find there.
+    pub identity: SpiffeId,
+    /// `status.podIPs`, canonical and sorted. Empty for a pod of the host's network,
+    /// whose addresses are the node's and identify nobody.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it takes part in the mesh: reached over HBONE, whichever node it is on.
+    pub meshed: bool,
+    /// `app.kubernetes.io/name`, or else `app`.
+    pub app: Option<Arc<str>>,
+    /// `app.kubernetes.io/version`, or else `version`.
+    pub version: Option<Arc<str>>,
+    /// Set when this node's agent is to enrol it: it is meshed, on this node, says
+    /// where its namespace and cgroup are, and no other pod claims any of its own.
+    pub local: Option<LocalPod>,
+    /// Where it was read.
+    pub origin: Origin,
+}
+
+/// Where the kernel knows a pod of this node. Both paths are absolute; that they
+/// exist is for `config::check_local_pod` to say.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LocalPod {
+    /// A network namespace bound to a path, such as `/run/netns/web`.
+    pub netns: PathBuf,
+    /// A cgroup v2 directory.
+    pub cgroup: PathBuf,
+}

@@ -1,0 +1,105 @@
+//! A generation of the world and the one question the proxy asks it: where does
+//! a connection to this address go? Made by [`build`](super::build()); never changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::services::{Endpoint, Service};
+use super::settings::MeshSettings;
+use super::workload::Workload;
+use crate::addr::{OriginalDst, canonical, canonical_ip};
+
+/// Workloads, services and settings at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub(super) mesh: MeshSettings,
+    /// By uid.
+    pub(super) workloads: BTreeMap<Arc<str>, Arc<Workload>>,
+    pub(super) services: Vec<Arc<Service>>,
+    pub(super) owners: HashMap<IpAddr, Owner>,
+}
+
+/// Whose an address is.
+#[derive(Clone, Debug)]
+pub(super) enum Owner {
+    Workload(Arc<Workload>),
+    Service(Arc<Service>),
+    /// More than one object claims it, or one that cannot be used.
+    Disputed,
+}
+
+/// Where a connection goes. Cheap to make: reference counts, no allocation.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// To this workload, at the address and port asked for.
+    Workload(Arc<Workload>),
+    /// To one of these endpoints of this service.
+    Service {
+        /// The service whose cluster IP was asked for.
+        service: Arc<Service>,
+        /// Ready, of the family asked for, never empty, sorted by address.
+        endpoints: Arc<[Endpoint]>,
+    },
+    /// The service has no such TCP port.
+    NoSuchPort(Arc<Service>),
+    /// The port exists, and nothing ready of the address's family is behind it.
+    NoReadyEndpoint(Arc<Service>),
+    /// The configuration does not say whose the address is: two objects claim it, or
+    /// a pod that has no usable identity. To be refused: plain TCP to it could reach
+    /// a workload that is to be reached over mutual TLS only.
+    Disputed,
+    /// To an address that is nobody's in the mesh.
+    Outside,
+}
+
+impl World {
+    /// The settings of the whole mesh.
+    pub fn mesh(&self) -> &MeshSettings {
+        &self.mesh
+    }
+
+    /// All workloads, in the order of their uids.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// The workload with this uid, `<namespace>/<name>`.
+    pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// All services, in the order of their namespaces and names.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.iter()
+    }
+
+    /// The one workload that has this address (in any form); `None` also for an
+    /// address in dispute.
+    pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        match self.owners.get(&canonical_ip(ip)) {
+            Some(Owner::Workload(workload)) => Some(workload),
+            _ => None,
+        }
+    }
+
+    /// Where a connection to `destination` goes.
+    pub fn resolve(&self, destination: OriginalDst) -> Resolution {
+        let asked = canonical(destination.0);
+        match self.owners.get(&asked.ip()) {
+            None => Resolution::Outside,
+            Some(Owner::Disputed) => Resolution::Disputed,
+            Some(Owner::Workload(workload)) => Resolution::Workload(workload.clone()),
+            Some(Owner::Service(service)) => match service.endpoints(asked) {
+                None => Resolution::NoSuchPort(service.clone()),
+                Some(endpoints) if endpoints.is_empty() => {
+                    Resolution::NoReadyEndpoint(service.clone())
+                }
+                Some(endpoints) => Resolution::Service {
+                    service: service.clone(),
+                    endpoints: endpoints.clone(),
+                },
+            },
+        }
+    }
+}
