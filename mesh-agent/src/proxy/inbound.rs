@@ -13,8 +13,7 @@ use super::end::{Failure, outcome};
 use super::worker::Worker;
 use super::Pod;
 use crate::addr::{ClientAddr, HBONE_PORT};
-use crate::hbone::server::{Incoming, TunnelServer};
-use crate::hbone::{ConnectRequest, StatusCode, TunnelSettings};
+use crate::hbone::{ConnectRequest, Incoming, Malformed, Refusal, TunnelSettings, server};
 use crate::identity::SpiffeId;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, Peer};
@@ -71,7 +70,7 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
         let record = open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local);
         Failure::denied(Reason::BadRequest, error).record(record);
     };
-    let mut server = match TunnelServer::handshake(tls, TunnelSettings::default()).await {
+    let mut server = match server::serve(tls, &TunnelSettings::default()).await {
         Ok(server) => server,
         Err(error) => return bad(error),
     };
@@ -83,7 +82,8 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
                 Some(Ok(incoming)) => {
                     tokio::task::spawn_local(stream(Rc::clone(&tunnel), incoming));
                 }
-                Some(Err(error)) if error.is_hostile() => return bad(error),
+                // Streams under way were counted and logged, each with this as its end.
+                Some(Err(error)) if server.streams_in_use() == 0 => return bad(error),
                 Some(Err(_)) | None => return,
             },
             _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,
@@ -96,21 +96,25 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
     }
 }
 
-async fn stream(tunnel: Rc<Tunnel>, incoming: Incoming) {
-    let record = match incoming.request() {
+async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
+    let record = match &incoming.request {
         Ok(request) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, request.destination),
         Err(_) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local),
     };
     record.set_peer_identity(Arc::clone(&tunnel.identity_text));
     record.set_security(tunnel.security);
+    let request = incoming.request.clone();
     let connected = tokio::select! {
-        connected = connect(&tunnel, &incoming, &record) => connected,
-        () = record.cut() => Err((StatusCode::SERVICE_UNAVAILABLE, Failure::cut(&record))),
+        connected = connect(&tunnel, &request, &record) => connected,
+        () = record.cut() => Err((Refusal::Unavailable, Failure::cut(&record))),
+        () = incoming.cancelled() => {
+            Err((Refusal::Unavailable, Failure::refused(Reason::PeerReset)))
+        }
     };
     match connected {
         Ok(app) => carry(app, incoming, record).await,
-        Err((status, failure)) => {
-            incoming.refuse(status);
+        Err((refusal, failure)) => {
+            incoming.refuse(refusal);
             failure.record(record);
         }
     }
@@ -133,17 +137,17 @@ async fn carry(app: dial::AppConnection, incoming: Incoming, mut record: Connect
 /// that the tunnel's client is to see.
 async fn connect(
     tunnel: &Tunnel,
-    incoming: &Incoming,
+    request: &Result<ConnectRequest, Malformed>,
     record: &Connection,
-) -> Result<dial::AppConnection, (StatusCode, Failure)> {
-    let request = incoming.request().map_err(|malformed| {
-        (StatusCode::BAD_REQUEST, Failure::denied(Reason::BadRequest, malformed))
+) -> Result<dial::AppConnection, (Refusal, Failure)> {
+    let request = request.as_ref().map_err(|malformed| {
+        (Refusal::BadRequest, Failure::denied(Reason::BadRequest, malformed))
     })?;
     let to = request.destination;
     if !is_own(to, tunnel.local, tunnel.pod.port()) {
         let detail = format!("CONNECT asked for {to} in the tunnel to {}", tunnel.local);
         let failure = Failure::denied(Reason::WrongDestination, detail);
-        return Err((StatusCode::BAD_REQUEST, failure));
+        return Err((Refusal::BadRequest, failure));
     }
     let client = client(request, tunnel.peer);
     record.set_client(client.0);
@@ -151,10 +155,10 @@ async fn connect(
     let mesh = generation.world.mesh();
     let peer = Peer::Authenticated(&tunnel.identity);
     let permit = policy::inbound(peer, mesh.inbound_mode, &mesh.trust_domain)
-        .map_err(|denial| (StatusCode::UNAUTHORIZED, Failure::from(denial)))?;
+        .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await
-        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, app_failure(error)))
+        .map_err(|error| (Refusal::Unavailable, app_failure(error)))
 }
 
 /// Only the address that the tunnel itself was opened to, and none of the
