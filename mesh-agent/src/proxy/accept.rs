@@ -41,7 +41,7 @@ pub(super) async fn accept(worker: Rc<Worker>, pod: Arc<Pod>) {
     let Some(listener) = pod.take_listener() else {
         return; // somebody accepts already
     };
-    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+    let listener = match AsyncFd::register_with_interest(listener, Interest::READABLE) {
         Ok(listener) => listener,
         Err(error) => return lost(&pod, &error),
     };

@@ -2,6 +2,8 @@
 //! it serves and the tunnels these use, and shares nothing with the others on
 //! the way of a connection.
 
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::labels::Labels;
 use super::tunnels::Tunnels;
 use super::{Pod, Shared, accept};
 
@@ -41,8 +44,22 @@ pub(super) enum Job {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) tunnels: Tunnels,
+    pub(super) labels: Labels,
     pub(super) inboxes: Rc<[mpsc::Sender<Job>]>,
     pub(super) index: usize,
+    seed: Cell<u64>,
+}
+
+impl Worker {
+    /// A number for spreading load: fast, and no secret (xorshift64, Marsaglia 2003).
+    pub(super) fn random(&self) -> u64 {
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        x
+    }
 }
 
 impl Workers {
@@ -59,10 +76,12 @@ impl Workers {
             let inboxes = inboxes.clone();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker {
-                    tunnels: Tunnels::new(&shared),
+                    tunnels: Tunnels::new(),
+                    labels: Labels::default(),
                     shared,
                     inboxes: inboxes.into(),
                     index,
+                    seed: Cell::new(RandomState::new().hash_one(index) | 1),
                 };
                 LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
             })?;
