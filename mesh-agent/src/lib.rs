@@ -45,6 +45,6 @@ pub mod observe;
 
 pub mod admin;
 
-//pub mod cli;
+pub mod cli;
 
-//pub mod agent;
+pub mod agent;

@@ -15,23 +15,13 @@ mod watch;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use tokio::net::TcpStream;
 
 use crate::hbone::{StreamError, TunnelStream};
+use crate::observe::Meter;
 use down::Down;
-
-/// The bytes of one connection so far. Read by whoever shows live connections
-/// while the relay runs.
-#[derive(Debug, Default)]
-pub struct Meter {
-    /// Bytes from the application, taken over by the other side's transport.
-    pub sent: AtomicU64,
-    /// Bytes written to the application.
-    pub received: AtomicU64,
-}
 
 /// How a connection ended. The bytes are in its [`Meter`].
 #[derive(Debug)]
@@ -55,16 +45,6 @@ pub enum RelayCause {
     Cut,
     /// A socket failed in another way.
     Io(io::Error),
-}
-
-impl Meter {
-    fn count_sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn count_received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
 }
 
 /// Relays between an application and a tunnel. `cut` ends it early, with a

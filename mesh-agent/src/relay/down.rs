@@ -84,7 +84,7 @@ impl<'a> Down<'a> {
     fn write_once(&mut self) -> io::Result<()> {
         let written = self.waiting.write_to(self.app)?;
         self.tunnel.release(written);
-        self.meter.count_received(written);
+        self.meter.add_received(written as u64);
         Ok(())
     }
 

@@ -26,8 +26,8 @@ pub(super) async fn run(
     meter: &Meter,
     cut: impl Future<Output = ()>,
 ) -> RelayCause {
-    let mut up = pin!(pump(app, peer, |bytes| meter.count_sent(bytes)));
-    let mut down = pin!(pump(peer, app, |bytes| meter.count_received(bytes)));
+    let mut up = pin!(pump(app, peer, |bytes| meter.add_sent(bytes as u64)));
+    let mut down = pin!(pump(peer, app, |bytes| meter.add_received(bytes as u64)));
     let mut app_broken = pin!(watch::broken(app));
     let mut peer_broken = pin!(watch::broken(peer));
     let mut cut = pin!(cut);

@@ -31,7 +31,7 @@ pub(super) async fn run(
         } else {
             size.learn(got, asked);
             tunnel.send(credit, filled.data)?;
-            meter.count_sent(got);
+            meter.add_sent(got as u64);
         }
         if filled.end {
             return Ok(tunnel.finish()?);
