@@ -2,5 +2,6 @@
 
 pub mod addr;
 pub mod admin;
+pub mod cli;
 pub mod identity;
 pub mod observe;
