@@ -218,7 +218,10 @@ async fn silent_clients_hold_their_places_only_for_a_while() {
     // All places are taken; this one is answered once the silent ones are turned out.
     let (status, ..) = ask_patiently(server.address).await;
     assert_eq!(status, 200);
-    assert!(start.elapsed() >= HEADER_TIMEOUT, "it was served beyond the limit");
+    assert!(
+        start.elapsed() >= HEADER_TIMEOUT,
+        "it was served beyond the limit"
+    );
     for mut stream in silent {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
