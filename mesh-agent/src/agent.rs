@@ -14,6 +14,7 @@ mod plan;
 mod view;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use crate::identity::{EmbeddedCa, SvidStore};
 use crate::intercept::{self, Interceptor};
 use crate::model::World;
 use crate::netns::NetnsThread;
-use crate::observe::{AccessLog, LogQueue, Observer, Reason, Registry};
+use crate::observe::logging::LogQueue;
+use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
 
 use fleet::Fleet;
@@ -42,7 +44,7 @@ const TICK: Duration = Duration::from_millis(500);
 const RELAX_EVERY: u32 = 20;
 
 /// What one agent is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Folder of Kubernetes-shaped YAML.
     pub config: PathBuf,
@@ -59,8 +61,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Metrics and readiness.
     pub admin: SocketAddr,
-    /// Worker threads; 0 for one per processor.
-    pub workers: usize,
+    /// Threads that carry traffic.
+    pub workers: NonZeroUsize,
     /// How long connections may go on after SIGTERM.
     pub drain_timeout: Duration,
 }
@@ -121,7 +123,7 @@ pub async fn run(
     let svids = SvidStore::new(Arc::new(authority));
     let nothing = Generation { number: 0, world: Arc::new(World::default()), complete: false };
     let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), nothing);
-    let workers = Workers::start(worker_count(options.workers), &shared)?;
+    let workers = Workers::start(options.workers.get(), &shared)?;
     let thread = NetnsThread::start().map_err(Error::Start)?;
     let fleet = Fleet::new(Arc::clone(&shared), workers, thread, Arc::clone(&svids), &options);
     let fleet = Arc::new(fleet);
@@ -194,12 +196,5 @@ async fn drain(shared: &Shared, limit: Duration) {
         tracing::warn!(connections = cut, "the time to drain is over: cutting what is left");
         // Each cut connection writes its line and leaves the table.
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
-    }
-}
-
-fn worker_count(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
     }
 }

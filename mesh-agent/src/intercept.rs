@@ -41,7 +41,7 @@ mod sys;
 
 pub use counters::Counters;
 pub use error::InterceptError;
-pub use events::{EventStream, KernelEvent};
+pub use events::{EventStream, KernelEvent, KernelEvents};
 pub use links::Attachment;
 pub use object::is_embedded;
 pub use pins::remove_all;

@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use mesh_agent::cli::{
     Cli, Command, Tool,
-    run::{RunArgs, RunOptions},
+    run::RunArgs,
 };
+use mesh_agent::agent;
 use mesh_agent::observe::logging::{self, LogQueue};
+
+/// Threads beside those that carry traffic: configuration, certificates, admin.
+const CONTROL_THREADS: usize = 2;
 
 /// Time for the last log lines to be written before the process ends.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
@@ -42,12 +48,35 @@ fn agent(args: RunArgs) -> ExitCode {
     }
 }
 
-/// Runs the agent until it is told to stop.
-fn run(options: RunOptions, _log: &LogQueue) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "the agent for {} is not part of this build yet",
-        options.config.display()
-    )
+/// Runs the agent until SIGTERM or SIGINT; a second one ends it without draining.
+fn run(options: agent::Options, log: &LogQueue) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut told = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let agent = agent::run(options, log, stopped);
+        let mut agent = std::pin::pin!(agent);
+        tokio::select! {
+            ended = &mut agent => return Ok(ended?),
+            () = told() => stop.send_replace(true),
+        };
+        tokio::select! {
+            ended = agent => Ok(ended?),
+            () = told() => anyhow::bail!("told to stop a second time: open connections are cut"),
+        }
+    })
 }
 
 fn use_tool(tool: &Tool) -> anyhow::Result<ExitCode> {

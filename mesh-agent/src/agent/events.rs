@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::intercept::{AsyncEvents, Interceptor, KernelEvent};
+use crate::intercept::{Interceptor, KernelEvent, KernelEvents};
 
 /// Logs the kernel's events until the returned set is dropped.
 pub(super) fn watch(interceptor: &Arc<Interceptor>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let Some(events) = interceptor.events() else { return tasks };
-    match AsyncEvents::new(events) {
+    match KernelEvents::new(events) {
         Ok(events) => {
             tasks.spawn(log_all(events));
         }
@@ -19,7 +19,7 @@ pub(super) fn watch(interceptor: &Arc<Interceptor>) -> JoinSet<()> {
     tasks
 }
 
-async fn log_all(mut events: AsyncEvents) {
+async fn log_all(mut events: KernelEvents) {
     loop {
         match events.next().await {
             Ok(event) => log(&event),

@@ -6,9 +6,11 @@ mod defaults;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use crate::agent::Options;
 use crate::observe::logging;
 
 pub use defaults::DefaultError;
@@ -41,6 +43,9 @@ pub struct RunArgs {
     /// Threads that carry traffic [default: one for each CPU].
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
+    /// Seconds that open connections are given to end after SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u64,
     /// Form of the log on standard error; RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: logging::Format,
@@ -49,34 +54,13 @@ pub struct RunArgs {
 /// Loopback alone, port 15020 as Istio's agents have it.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
-/// Options of `mesh-agent run` with every default filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunOptions {
-    /// Folder that the mesh is taken from.
-    pub config: PathBuf,
-    /// Name of this node.
-    pub node: String,
-    /// Control group (v2) that holds all pods.
-    pub pods_cgroup: PathBuf,
-    /// Where eBPF links and maps are pinned.
-    pub pin_dir: PathBuf,
-    /// Where the agent's sockets are.
-    pub run_dir: PathBuf,
-    /// Where the embedded authority keeps its keys.
-    pub state_dir: PathBuf,
-    /// Address of metrics and readiness.
-    pub admin: SocketAddr,
-    /// Threads that carry traffic.
-    pub workers: NonZeroUsize,
-}
-
 impl RunArgs {
     /// Fills in what was not given from the machine.
     ///
     /// # Errors
     /// When the machine does not tell; the error names the option to give instead.
-    pub fn resolve(self) -> Result<RunOptions, DefaultError> {
-        Ok(RunOptions {
+    pub fn resolve(self) -> Result<Options, DefaultError> {
+        Ok(Options {
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
             workers: self.workers.unwrap_or_else(defaults::workers),
@@ -85,6 +69,7 @@ impl RunArgs {
             run_dir: self.run_dir,
             state_dir: self.state_dir,
             admin: self.admin,
+            drain_timeout: Duration::from_secs(self.drain_timeout),
         })
     }
 }

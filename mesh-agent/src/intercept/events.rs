@@ -7,12 +7,15 @@
 )]
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
 use mesh_common::counters::Counter;
 use mesh_common::event::Event;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::NetnsCookie;
 use crate::addr;
@@ -51,6 +54,37 @@ impl EventStream {
             let record = self.0.next()?;
             if let Some(event) = decode(&record) {
                 return Some(event);
+            }
+        }
+    }
+}
+
+/// The ring on a reactor.
+#[derive(Debug)]
+pub struct KernelEvents(AsyncFd<EventStream>);
+
+impl KernelEvents {
+    /// Registers the ring with the calling task's reactor.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn new(stream: EventStream) -> io::Result<Self> {
+        // SAFETY: an `EventStream` keeps the ring's descriptor until it is dropped, which is
+        // when the `AsyncFd` that owns it is.
+        let registered = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// Waits for the next event. Loses none when it is dropped half-way.
+    ///
+    /// # Errors
+    /// When the ring can no longer be waited for.
+    pub async fn next(&mut self) -> io::Result<KernelEvent> {
+        loop {
+            let mut ready = self.0.readable_mut().await?;
+            match ready.get_inner_mut().next_event() {
+                Some(event) => return Ok(event),
+                None => ready.clear_ready(),
             }
         }
     }
