@@ -49,9 +49,10 @@ fn test_binary() -> Result<std::path::PathBuf> {
         .arg(crate::target())
         .env(build::OBJECT, object)
         .output()?;
-    // One JSON object a line; the last that names an executable is the test binary.
+    // One JSON object a line; the tools of the tests are among them.
     messages
         .lines()
+        .filter(|line| line.contains("\"kind\":[\"test\"]"))
         .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .next_back()
         .map(Into::into)

@@ -17,7 +17,7 @@ pub(super) fn boot(kernel: &Kernel, root: &Path, counted: &mut Counted) -> Resul
     let mut booted = false;
     Run::new("timeout")
         .arg(AT_MOST)
-        .words("qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -nographic -no-reboot -nic none -kernel")
+        .words("qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -display none -vga none -serial stdio -monitor none -no-reboot -nic none -kernel")
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(root)
