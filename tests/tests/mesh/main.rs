@@ -2,3 +2,4 @@
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
 mod harness;
+mod slice;
