@@ -42,7 +42,8 @@ pub(super) struct Watch {
 
 /// A change that has not been told yet.
 struct Change {
-    began: Instant,
+    /// When to tell it at the latest.
+    latest: Instant,
     last_event: Instant,
     /// Files written to and not yet closed.
     being_written: HashSet<OsString>,
@@ -63,12 +64,7 @@ impl Watch {
             change: None,
         };
         watch.add_missing_watches()?;
-        let long_ago = Instant::now() - AT_MOST;
-        watch.change = Some(Change {
-            began: long_ago,
-            last_event: long_ago,
-            being_written: HashSet::new(),
-        });
+        watch.note_change().latest = Instant::now();
         Ok(watch)
     }
 
@@ -77,8 +73,12 @@ impl Watch {
     pub(super) async fn changed(&mut self) {
         loop {
             self.take_events();
-            if self.add_missing_watches().is_err() {
-                self.of_dir = None;
+            match self.add_missing_watches() {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let dir = self.dir.display();
+                    tracing::warn!(%dir, %error, "cannot watch the configuration directory");
+                }
+                _ => {}
             }
             let now = Instant::now();
             let due = self.change.as_ref().map(Change::due);
@@ -174,7 +174,7 @@ impl Watch {
     fn note_change(&mut self) -> &mut Change {
         let now = Instant::now();
         let change = self.change.get_or_insert_with(|| Change {
-            began: now,
+            latest: now + AT_MOST,
             last_event: now,
             being_written: HashSet::new(),
         });
@@ -186,11 +186,10 @@ impl Watch {
 impl Change {
     /// When to tell it, as things stand.
     fn due(&self) -> Instant {
-        let latest = self.began + AT_MOST;
         if self.being_written.is_empty() {
-            latest.min(self.last_event + QUIET)
+            self.latest.min(self.last_event + QUIET)
         } else {
-            latest
+            self.latest
         }
     }
 }
