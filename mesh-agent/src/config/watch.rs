@@ -223,3 +223,44 @@ impl AsRawFd for Fd {
         self.0.as_fd().as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
+        watch.changed().await;
+        let mut file = File::create(dir.path().join("a.yaml")).unwrap();
+        file.write_all(b"kind:").unwrap();
+        watch.take_events();
+        let change = watch.change.as_ref().unwrap();
+        assert_eq!(change.due(), change.latest);
+
+        file.write_all(b" Pod").unwrap();
+        drop(file);
+        watch.take_events();
+        let change = watch.change.as_ref().unwrap();
+        assert_eq!(change.due(), change.last_event + QUIET);
+    }
+
+    #[tokio::test]
+    async fn names_that_are_not_ours_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
+        watch.changed().await;
+        for name in [".a.yaml.swp", "a.yaml~", "notes.txt"] {
+            fs::write(dir.path().join(name), "text").unwrap();
+        }
+        watch.take_events();
+        assert!(watch.change.is_none());
+        fs::write(dir.path().join("a.yaml"), "text").unwrap();
+        watch.take_events();
+        assert!(watch.change.is_some());
+    }
+}
