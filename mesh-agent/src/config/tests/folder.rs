@@ -178,6 +178,22 @@ async fn a_directory_that_is_a_link_is_followed_to_its_new_target() {
 }
 
 #[tokio::test]
+async fn a_link_whose_target_is_made_anew_is_followed() {
+    let folder = Folder::with(&[("a.yaml", &pod("a", "10.1.0.1"))]);
+    let elsewhere = Folder::new();
+    let at = elsewhere.beside("current");
+    link(&folder.dir, &at);
+    let mut source = FolderSource::open(&at, "node-a").unwrap();
+    next(&mut source).await;
+    // Beside the link nothing happens: only the directory itself can tell.
+    fs::remove_dir_all(&folder.dir).unwrap();
+    until(&mut source, |loaded| !loaded.problems.is_empty()).await;
+    fs::create_dir(&folder.dir).unwrap();
+    folder.write("a.yaml", &pod("a", "10.1.0.2"));
+    until(&mut source, has("10.1.0.2")).await;
+}
+
+#[tokio::test]
 async fn a_directory_that_goes_leaves_everything_and_is_found_again() {
     let folder = Folder::with(&[("a.yaml", &pod("a", "10.1.0.1"))]);
     let mut source = open(&folder);
