@@ -1,6 +1,7 @@
 //! Real handshakes over an in-memory pipe: the mesh's own ends against each
 //! other, and against peers that do as they please.
 
+mod openssl;
 mod peers;
 
 use rustls::{AlertDescription, HandshakeKind, NamedGroup, ServerConnection};
@@ -60,22 +61,23 @@ async fn both_ends_learn_who_the_other_is() {
     assert_eq!(&got, b"ping");
 
     let connection: &ServerConnection = server.stream.get_ref().1;
-    assert_eq!(connection.server_name(), None, "no SNI");
     let group = connection.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, NamedGroup::X25519MLKEM768);
 }
 
 #[tokio::test]
-async fn sessions_are_never_resumed() {
+async fn sessions_are_never_resumed_and_no_name_is_sent() {
     let ca = TestCa::new("cluster.local");
     let (web, db) = (credential(&ca, "web").await, credential(&ca, "db").await);
     let config = web.client_config(&id("db")).unwrap();
     for _ in 0..3 {
         let (near, far) = duplex(PIPE);
         let client = TlsConnector::from(config.clone());
-        let nobody = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
-        let (server, client) = tokio::join!(accept(&db, far), client.connect(nobody, near));
+        // A name that could be sent, to see that it is not.
+        let name = ServerName::try_from("db.shop.svc").unwrap();
+        let (server, client) = tokio::join!(accept(&db, far), client.connect(name, near));
         let (mut server, mut client) = (server.unwrap().stream, client.unwrap());
+        assert_eq!(server.get_ref().1.server_name(), None);
         // Tickets would come before the first data.
         server.write_all(b"x").await.unwrap();
         server.flush().await.unwrap();

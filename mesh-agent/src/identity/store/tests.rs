@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::identity::fixtures::{DAY, HOUR, TestCa, TokioClock, epoch, id};
-use crate::identity::{BoxFuture, Issued};
+use crate::identity::{BoxFuture, Issued, Svid};
 use crate::tls::{ConfigError, HandshakeFailure};
 
 /// An authority that certifies for a day, fails or hangs on demand, and counts.
@@ -261,6 +261,38 @@ async fn a_hanging_renewal_is_given_up_and_tried_again() {
     eventually("renewal", || credential.generation() == 2).await;
 }
 
+/// An authority whose certificates are always about to end, and which counts.
+struct Breathless(AtomicU64, TestCa, Arc<TokioClock>);
+
+impl CertificateAuthority for Breathless {
+    fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
+        let asked = self.0.fetch_add(1, Ordering::SeqCst);
+        let now = self.2.now();
+        // Certificates count whole seconds: this one ends with the current one.
+        let issued = self.1.issue_valid(id, now - HOUR, now, self.1.bundle());
+        Box::pin(async move {
+            if asked > 1000 {
+                // Far too often already: end what would never let time pass.
+                pending::<()>().await;
+            }
+            Ok(issued)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_is_not_asked_without_pause() {
+    let clock = TokioClock::start();
+    let ca = TestCa::new("cluster.local");
+    let ca = Arc::new(Breathless(AtomicU64::new(0), ca, clock.clone()));
+    let store = SvidStore::with_clock(ca.clone(), clock);
+    let credential = store.acquire(&id("web")).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let asked = ca.0.load(Ordering::SeqCst);
+    assert!(credential.generation() > 2, "not renewed at all");
+    assert!(asked <= 62, "asked {asked} times in a minute");
+}
+
 /// An authority that answers every question with the same thing.
 struct Careless(fn(&TestCa) -> Issued);
 
@@ -310,6 +342,16 @@ async fn what_peers_would_refuse_is_not_taken_from_an_authority() {
         ConfigError::Refusable(HandshakeFailure::UntrustedRoot)
     );
     assert!(untrusted, "{error}");
+
+    let error = refused_from(|ca| {
+        let [web, other] = [(); 2].map(|()| ca.identity(&id("web")));
+        Issued {
+            svid: Svid::new(web.chain, other.key).unwrap(),
+            bundle: ca.bundle(),
+        }
+    });
+    let error = error.await;
+    assert!(matches!(unusable(&error), ConfigError::Key(_)), "{error}");
 
     let error = refused_from(|ca| {
         let nobody =
