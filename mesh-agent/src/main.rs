@@ -4,7 +4,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -38,7 +37,7 @@ fn agent(args: RunArgs) -> ExitCode {
         .map_err(Into::into)
         .and_then(|options| run(options, &log));
     if let Err(error) = &ended {
-        tracing::error!(error = format!("{error:#}"), "the agent stops");
+        tracing::error!(%error, "the agent stops");
     }
     log.flush(LOG_FLUSH);
     if ended.is_ok() {
@@ -83,13 +82,14 @@ fn use_tool(tool: &Tool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
+        .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
     Ok(runtime.block_on(tool.run())?)
 }
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("mesh-agent: {error:#}");
+        // Each error's own text names its cause.
+        eprintln!("mesh-agent: {error}");
         ExitCode::FAILURE
     })
 }
