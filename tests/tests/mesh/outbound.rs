@@ -1,0 +1,212 @@
+//! The way out of a pod: where an original destination leads, and what the application and the
+//! access log are told when it leads nowhere.
+
+use anyhow::{Result, ensure};
+use isthmus_tests::mesh::{Mtls, Node, Pod, PodSpec};
+use serde_json::Value;
+
+use crate::pair::{Pair, ensure_reset};
+
+/// A workload's own address: over mutual TLS, with both identities in the log of both nodes.
+#[test]
+fn core_a_workloads_address_is_reached_with_identities() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let _blue = pair.server.serve("serve banner blue")?;
+    for to in [pair.server.v4(8080), pair.server.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to}"))?;
+        ensure!(seen["connected"] == true, "{seen}");
+        for (node, direction) in [(&pair.one, "outbound"), (&pair.two, "inbound")] {
+            let line = line_to(node, &to.to_string())?;
+            ensure!(
+                line["direction"] == direction
+                    && line["outcome"] == "ok"
+                    && line["source_identity"] == pair.client.identity()
+                    && line["destination_identity"] == pair.server.identity()
+                    && line["tls_version"] == "TLSv1.3",
+                "{line}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// An address outside the mesh is relayed as plain TCP, from the pod's own address.
+#[test]
+fn core_an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let _server = outside.serve("serve banner outside")?;
+    for (to, own) in [
+        (outside.v4(8080), pair.client.v4(0).ip()),
+        (outside.v6(8080), pair.client.v6(0).ip()),
+    ] {
+        let capture = pair.mesh.capture()?;
+        let seen = pair.client.client(&format!("connect {to}"))?;
+        let read = seen["read"].as_str().unwrap_or_default();
+        let from = std::net::SocketAddr::new(own, 0).to_string();
+        let from = from.trim_end_matches('0');
+        ensure!(
+            read.starts_with("outside accept=") && read.contains(from),
+            "{seen}"
+        );
+        ensure!(seen["getpeername"] == to.to_string(), "{seen}");
+        ensure!(
+            capture.stop()?.contains(b"outside accept="),
+            "not in the clear"
+        );
+        let line = line_to(&pair.one, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "ok" && line["tls_version"].is_null(),
+            "{line}"
+        );
+    }
+    Ok(())
+}
+
+/// A pod that the configuration knows and that is not in the mesh is reached as plain TCP.
+#[test]
+fn core_an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    pair.mesh.write(
+        "namespace-plain",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: plain\n",
+    )?;
+    let plain = pair.two.pod_with(PodSpec::new("db").namespace("plain"))?;
+    pair.one.wait_state(&plain.uid(), "outside-mesh")?;
+    let _server = plain.serve("serve banner plain")?;
+    for to in [plain.v4(8080), plain.v6(8080)] {
+        let capture = pair.mesh.capture()?;
+        let seen = pair.client.client(&format!("connect {to}"))?;
+        ensure!(seen["connected"] == true, "{seen}");
+        ensure!(
+            capture.stop()?.contains(b"plain accept="),
+            "not in the clear"
+        );
+        let line = line_to(&pair.one, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "ok" && line["tls_version"].is_null(),
+            "{line}"
+        );
+    }
+    Ok(())
+}
+
+/// A closed port, in the mesh and outside, and a network without a way: the application gets a
+/// reset, and the log the reason.
+#[test]
+fn core_upstream_failure_is_a_reset_with_its_reason() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let agentless = pair.mesh.node("three")?;
+    let abandoned = agentless.pod("abandoned")?;
+    pair.one.wait_state(&abandoned.uid(), "remote")?;
+    pair.client
+        .netns()
+        .ip("route add unreachable 192.0.2.0/24")?;
+    pair.client
+        .netns()
+        .ip("-6 route add unreachable 2001:db8::/32")?;
+    for (to, reason) in [
+        (pair.server.v4(9), "APP_REFUSED"),
+        (pair.server.v6(9), "APP_REFUSED"),
+        (outside.v4(9), "UPSTREAM_REFUSED"),
+        (outside.v6(9), "UPSTREAM_REFUSED"),
+        // In the mesh, and nothing answers on 15008 there.
+        (abandoned.v4(80), "UPSTREAM_REFUSED"),
+        ("192.0.2.1:80".parse()?, "UPSTREAM_UNREACHABLE"),
+        ("[2001:db8::1]:80".parse()?, "UPSTREAM_UNREACHABLE"),
+    ] {
+        for flags in ["", "--send request --to-end", "--nonblocking", "--mptcp"] {
+            let seen = pair.client.client(&format!("connect {to} {flags}"))?;
+            ensure_reset(&seen).map_err(|e| e.context(format!("{to} {flags}")))?;
+        }
+        let line = line_to(&pair.one, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "failed" && line["reason"] == reason,
+            "{to}: {line}"
+        );
+    }
+    Ok(())
+}
+
+/// An address that two pods claim leads nowhere, whoever of them listens.
+#[test]
+fn core_a_disputed_address_is_refused() -> Result<()> {
+    let pair = Pair::new(Mtls::Permissive)?;
+    let shared = pair.server.addresses().to_vec();
+    let rival = pair
+        .two
+        .pod_with(PodSpec::new("rival").addresses(&shared).outside())?;
+    let _blue = pair.server.serve("serve banner blue")?;
+    let seen = pair
+        .client
+        .client(&format!("connect {}", pair.server.v4(8080)))?;
+    ensure!(
+        seen["connected"] == true && seen["errno"].is_null(),
+        "{seen}"
+    );
+    pair.one
+        .after(|| pair.mesh.write("pod-rival", &rival.yaml()?))?;
+    let capture = pair.mesh.capture()?;
+    for to in [pair.server.v4(8080), pair.server.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to} --send secret"))?;
+        ensure_reset(&seen)?;
+        pair.one.wait_access("the refusal", |line| {
+            line["dst"] == to.to_string()
+                && line["outcome"] == "denied"
+                && line["reason"] == "DESTINATION_UNKNOWN"
+        })?;
+    }
+    let recording = capture.stop()?;
+    ensure!(
+        recording.directions().count() == 0,
+        "somebody was sent something"
+    );
+    Ok(())
+}
+
+/// While a file of the configuration could never be read, who is in the mesh is reached and
+/// nobody else: the address may belong to a workload that the file names.
+#[test]
+fn core_an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
+    let pair = Pair::new(Mtls::Permissive)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let _servers = [
+        pair.server.serve("serve banner blue")?,
+        outside.serve("serve banner outside")?,
+    ];
+    pair.one.kill9()?;
+    pair.mesh.write("broken", "apiVersion: v1\nkind: [Pod\n")?;
+    pair.one.start()?;
+    pair.one.wait_state(&pair.client.uid(), "enrolled")?;
+    let known = |pod: &Pod| pod.client(&format!("connect {}", pair.server.v4(8080)));
+    ensure!(
+        known(&pair.client)?["errno"].is_null(),
+        "{}",
+        known(&pair.client)?
+    );
+    let capture = pair.mesh.capture()?;
+    for to in [outside.v4(8080), outside.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to} --send secret"))?;
+        ensure_reset(&seen)?;
+        let line = line_to(&pair.one, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "denied" && line["reason"] == "DESTINATION_UNKNOWN",
+            "{line}"
+        );
+    }
+    ensure!(
+        capture.stop()?.directions().count() == 0,
+        "something was sent"
+    );
+    pair.mesh.remove("broken")?;
+    isthmus_tests::wait::wait_until("the mended configuration is in force", || {
+        let seen = pair.client.client(&format!("connect {}", outside.v4(8080)));
+        seen.is_ok_and(|seen| seen["errno"].is_null())
+    })
+}
+
+/// The line about a connection to this original destination.
+fn line_to(node: &Node, to: &str) -> Result<Value> {
+    node.wait_access(to, |line| line["dst"] == to)
+}
