@@ -19,12 +19,27 @@ fn core_pod_to_pod_over_mutual_tls() -> Result<()> {
     for to in [server.v4(8080), server.v6(8080)] {
         let capture = mesh.capture()?;
         let seen = client.client(&format!("connect {to} --send marker-Q7x"))?;
-        ensure!(seen["read"] == "marker-Q7x\n", "{seen}\n{}\n{}", one.log_tail(), two.log_tail());
+        ensure!(
+            seen["read"] == "marker-Q7x\n",
+            "{seen}\n{}\n{}",
+            one.log_tail(),
+            two.log_tail()
+        );
         ensure!(seen["getpeername"] == to.to_string(), "{seen}");
         let recording = capture.stop()?;
-        ensure!(!recording.contains(b"marker-Q7x"), "the marker was seen in the clear");
-        ensure!(recording.beside(15008).is_empty(), "{:?}", recording.beside(15008));
-        ensure!(!recording.tls13_connections(15008).is_empty(), "no TLS 1.3 on 15008");
+        ensure!(
+            !recording.contains(b"marker-Q7x"),
+            "the marker was seen in the clear"
+        );
+        ensure!(
+            recording.beside(15008).is_empty(),
+            "{:?}",
+            recording.beside(15008)
+        );
+        ensure!(
+            !recording.tls13_connections(15008).is_empty(),
+            "no TLS 1.3 on 15008"
+        );
     }
     Ok(())
 }
