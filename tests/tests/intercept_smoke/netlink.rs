@@ -16,10 +16,19 @@ const CREATE: u16 = 0x400;
 pub fn join(pod: &Netns, outside: &Netns) {
     pod.run(|| {
         let name = attr(3, b"eth0\0");
-        let peer = [link_header(0, 0), name.clone(), attr(28, &outside.0.as_raw_fd().to_ne_bytes())].concat();
+        let peer = [
+            link_header(0, 0),
+            name.clone(),
+            attr(28, &outside.0.as_raw_fd().to_ne_bytes()),
+        ]
+        .concat();
         let data = attr(2, &attr(1, &peer));
         let info = attr(18, &[attr(1, b"veth"), data].concat());
-        send(RTM_NEWLINK, CREATE, &[link_header(0, 0), name, info].concat());
+        send(
+            RTM_NEWLINK,
+            CREATE,
+            &[link_header(0, 0), name, info].concat(),
+        );
     });
     for (netns, v4, v6) in [(pod, POD_V4, POD_V6), (outside, OUT_V4, OUT_V6)] {
         netns.run(|| {
@@ -90,5 +99,9 @@ fn send(kind: u16, flags: u16, body: &[u8]) {
     assert!(received >= 20, "netlink answered {received} bytes");
     let error = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
     let error = std::io::Error::from_raw_os_error(-error);
-    assert_eq!(error.raw_os_error(), Some(0), "netlink message {kind}: {error}");
+    assert_eq!(
+        error.raw_os_error(),
+        Some(0),
+        "netlink message {kind}: {error}"
+    );
 }

@@ -104,11 +104,15 @@ fn set(fd: &OwnedFd, level: i32, option: i32, value: &[u8]) {
 fn expect(bed: &Bed, wanted: SocketAddr) -> TcpStream {
     let (stream, peer) = bed.listener().accept().unwrap();
     let peer = mesh_agent::addr::canonical(peer);
-    let found = bed.interceptor().take_original_destination(bed.cookie, peer);
+    let found = bed
+        .interceptor()
+        .take_original_destination(bed.cookie, peer);
     let (destination, cgroup) = found.expect("a redirected connection has its destination");
     assert_eq!(destination.0, wanted);
     assert_eq!(cgroup, bed.cgroup.id());
-    let again = bed.interceptor().take_original_destination(bed.cookie, peer);
+    let again = bed
+        .interceptor()
+        .take_original_destination(bed.cookie, peer);
     assert_eq!(again, None, "a destination is taken once");
     stream
 }
@@ -141,8 +145,22 @@ fn every_kind_of_socket_is_redirected() {
         ("bound to device", TCP, V4, v4, &to_device, plain),
         ("bound to device, IPv6", TCP, V6, v6, &to_device, plain),
         ("fast open by sendto", TCP, V4, v4, &nothing, fast_open),
-        ("fast open by sendto, IPv6", TCP, V6, v6, &nothing, fast_open),
-        ("fast open by connect", TCP, V4, v4, &fast_open_connect, plain),
+        (
+            "fast open by sendto, IPv6",
+            TCP,
+            V6,
+            v6,
+            &nothing,
+            fast_open,
+        ),
+        (
+            "fast open by connect",
+            TCP,
+            V4,
+            v4,
+            &fast_open_connect,
+            plain,
+        ),
         ("MPTCP IPv4", MPTCP, V4, v4, &nothing, plain),
         ("MPTCP IPv6", MPTCP, V6, v6, &nothing, plain),
         ("MPTCP v4-mapped", MPTCP, V6, v4, &nothing, plain),
