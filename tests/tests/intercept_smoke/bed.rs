@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use mesh_agent::intercept::{Enrolment, Interceptor, NetnsCookie, Options, remove_all};
@@ -14,19 +15,19 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netlink;
 
-pub const POD_V4: &str = "10.77.0.1";
-pub const POD_V6: &str = "fd77::1";
-pub const OUT_V4: &str = "10.77.0.2";
-pub const OUT_V6: &str = "fd77::2";
+pub(crate) const POD_V4: &str = "10.77.0.1";
+pub(crate) const POD_V6: &str = "fd77::1";
+pub(crate) const OUT_V4: &str = "10.77.0.2";
+pub(crate) const OUT_V6: &str = "fd77::2";
 
-pub fn addr(ip: &str, port: u16) -> SocketAddr {
+pub(crate) fn addr(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-pub struct Netns(pub OwnedFd);
+pub(crate) struct Netns(pub(crate) OwnedFd);
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let fd = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             OwnedFd::from(fs::File::open("/proc/thread-self/ns/net").unwrap())
@@ -37,7 +38,7 @@ impl Netns {
     }
 
     /// Runs `f` on a thread inside the namespace, in the test's own cgroup.
-    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -47,7 +48,7 @@ impl Netns {
         })
     }
 
-    pub fn cookie(&self) -> NetnsCookie {
+    pub(crate) fn cookie(&self) -> NetnsCookie {
         self.run(|| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let mut cookie = 0u64;
@@ -69,7 +70,7 @@ impl Netns {
 }
 
 /// The cgroup v2 mount, wherever this machine has it.
-pub fn cgroup_root() -> PathBuf {
+pub(crate) fn cgroup_root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
     let line = line.expect("cgroup v2 is mounted");
@@ -77,15 +78,15 @@ pub fn cgroup_root() -> PathBuf {
 }
 
 /// A cgroup directory that goes on drop.
-pub struct Cgroup(pub PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         fs::metadata(&self.0).unwrap().ino()
     }
 }
@@ -98,7 +99,7 @@ impl Drop for Cgroup {
 
 /// Runs `f` in a process inside `cgroup` and `netns`, and returns what it says.
 /// The process is a fork, since a cgroup holds processes, not threads.
-pub fn app(cgroup: &Path, netns: &Netns, f: impl FnOnce() -> String) -> App {
+pub(crate) fn app(cgroup: &Path, netns: &Netns, f: impl FnOnce() -> String) -> App {
     let (read, write) = nix::unistd::pipe().unwrap();
     let procs = cgroup.join("cgroup.procs");
     // SAFETY: the child only touches its own memory and ends with _exit.
@@ -120,14 +121,14 @@ pub fn app(cgroup: &Path, netns: &Netns, f: impl FnOnce() -> String) -> App {
     }
 }
 
-pub struct App {
+pub(crate) struct App {
     pid: i32,
     said: OwnedFd,
 }
 
 impl App {
     /// Waits for the process to end and returns what it said.
-    pub fn says(self) -> String {
+    pub(crate) fn says(self) -> String {
         let mut said = String::new();
         fs::File::from(self.said.try_clone().unwrap())
             .read_to_string(&mut said)
@@ -146,23 +147,31 @@ impl Drop for App {
     }
 }
 
-pub struct Bed {
-    pub pod: Netns,
-    pub outside: Netns,
-    pub cookie: NetnsCookie,
-    pub interceptor: Option<Interceptor>,
-    pub options: Options,
-    pub listener: Option<TcpListener>,
+/// One bed at a time: a forked application holds every descriptor of the
+/// process, those of other tests included, and would keep them open.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Bed {
+    pub(crate) pod: Netns,
+    pub(crate) outside: Netns,
+    pub(crate) cookie: NetnsCookie,
+    pub(crate) interceptor: Option<Interceptor>,
+    pub(crate) options: Options,
+    pub(crate) listener: Option<TcpListener>,
     // Inner before outer: they are removed in this order.
-    pub cgroup: Cgroup,
-    pub other_cgroup: Cgroup,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) other_cgroup: Cgroup,
     _middle: Cgroup,
     _pods: Cgroup,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Bed {
     /// An interceptor and a pod that is not enrolled yet.
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
+        let turn = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(|dead| dead.into_inner());
         let name = format!("isthmus-smoke-{name}-{}", std::process::id());
         let pods = Cgroup::new(cgroup_root().join(&name));
         let middle = Cgroup::new(pods.0.join("burstable"));
@@ -188,19 +197,20 @@ impl Bed {
             other_cgroup,
             _middle: middle,
             _pods: pods,
+            _turn: turn,
         }
     }
 
-    pub fn interceptor(&self) -> &Interceptor {
+    pub(crate) fn interceptor(&self) -> &Interceptor {
         self.interceptor.as_ref().unwrap()
     }
 
-    pub fn listener(&self) -> &TcpListener {
+    pub(crate) fn listener(&self) -> &TcpListener {
         self.listener.as_ref().unwrap()
     }
 
     /// Opens the agent's listener in the pod and enrols the pod.
-    pub fn enrol(&mut self, addresses: &[&str], strict: bool) {
+    pub(crate) fn enrol(&mut self, addresses: &[&str], strict: bool) {
         let listener = self.pod.run(|| TcpListener::bind("[::]:0").unwrap());
         let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
         let enrolment = Enrolment {
@@ -218,7 +228,7 @@ impl Bed {
     }
 
     /// An application of the pod.
-    pub fn app(&self, f: impl FnOnce() -> String) -> App {
+    pub(crate) fn app(&self, f: impl FnOnce() -> String) -> App {
         app(&self.cgroup.0, &self.pod, f)
     }
 }
@@ -234,7 +244,7 @@ impl Drop for Bed {
 }
 
 /// A socket from `socket(2)`.
-pub fn socket(family: i32, kind: i32, protocol: i32) -> OwnedFd {
+pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> OwnedFd {
     // SAFETY: takes numbers and returns a descriptor that is ours.
     unsafe {
         let fd = libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol);

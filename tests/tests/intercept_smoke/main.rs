@@ -7,5 +7,8 @@
 )]
 
 mod bed;
+mod guard;
+mod inbound;
 mod netlink;
 mod outbound;
+mod restart;

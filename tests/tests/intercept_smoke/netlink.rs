@@ -13,7 +13,7 @@ const REQUEST_ACK: u16 = 0x1 | 0x4;
 const CREATE: u16 = 0x400;
 
 /// Joins two namespaces by a veth pair, each end called eth0, with addresses.
-pub fn join(pod: &Netns, outside: &Netns) {
+pub(crate) fn join(pod: &Netns, outside: &Netns) {
     pod.run(|| {
         let name = attr(3, b"eth0\0");
         let peer = [
@@ -39,7 +39,24 @@ pub fn join(pod: &Netns, outside: &Netns) {
     }
 }
 
-pub fn up(interface: &str) {
+/// Gives the calling thread's namespace an interface with an address, the other
+/// end of which is nobody's.
+pub(crate) fn way_out(ip: &str) {
+    let peer = [link_header(0, 0), attr(3, b"peer0\0")].concat();
+    let data = attr(2, &attr(1, &peer));
+    let info = attr(18, &[attr(1, b"veth"), data].concat());
+    let name = attr(3, b"way0\0");
+    send(
+        RTM_NEWLINK,
+        CREATE,
+        &[link_header(0, 0), name, info].concat(),
+    );
+    address("way0", ip.parse().unwrap(), 24);
+    up("way0");
+    up("peer0");
+}
+
+pub(crate) fn up(interface: &str) {
     const IFF_UP: u32 = 1;
     send(RTM_NEWLINK, 0, &link_header(index(interface), IFF_UP));
 }

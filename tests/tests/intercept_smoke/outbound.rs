@@ -174,3 +174,127 @@ fn every_kind_of_socket_is_redirected() {
     let counters = bed.interceptor().counters().unwrap();
     assert_eq!(counters.get(Counter::Redirected), 14);
 }
+
+#[test]
+fn what_stays_in_the_pod_is_left_alone() {
+    let mut bed = Bed::new("local");
+    bed.enrol(&[POD_V4, POD_V6], true);
+    let app = bed.app(|| {
+        let server = TcpListener::bind("[::]:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        for ip in [
+            "127.0.0.1",
+            "127.3.2.1",
+            "::1",
+            POD_V4,
+            POD_V6,
+            "0.0.0.0",
+            "::",
+        ] {
+            let to = addr(ip, port);
+            let client = TcpStream::connect(to).unwrap();
+            let (accepted, peer) = server.accept().unwrap();
+            let peer = mesh_agent::addr::canonical(peer);
+            assert_eq!(peer, client.local_addr().unwrap(), "{ip}");
+            drop(accepted);
+            // The wildcard is the one address that connect() itself changes.
+            if !to.ip().is_unspecified() {
+                assert_eq!(client.peer_addr().unwrap(), to);
+            }
+        }
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        udp.connect(addr(OUT_V4, 9)).unwrap();
+        udp.send(b"x").unwrap();
+        udp.peer_addr().unwrap().to_string()
+    });
+    assert_eq!(app.says(), "10.77.0.2:9");
+    let counters = bed.interceptor().counters().unwrap();
+    assert!(counters.iter().all(|(_, count)| count == 0), "{counters:?}");
+}
+
+#[test]
+fn a_pod_that_is_not_enrolled_is_left_alone() {
+    let mut bed = Bed::new("released");
+    let server = bed.outside.run(|| TcpListener::bind("[::]:0").unwrap());
+    let port = server.local_addr().unwrap().port();
+    let talk = || {
+        let app = bed.app(|| {
+            let mut stream = TcpStream::connect(addr(OUT_V4, port)).unwrap();
+            stream.write_all(b"x").unwrap();
+            "sent".to_owned()
+        });
+        let (_, peer) = server.accept().unwrap();
+        assert_eq!(mesh_agent::addr::canonical(peer).ip(), addr(POD_V4, 0).ip());
+        assert_eq!(app.says(), "sent");
+    };
+    talk();
+    bed.enrol(&[POD_V4, POD_V6], true);
+    let app = bed.app(|| connect(0, addr(OUT_V4, port), libc::AF_INET, |_| {}, plain));
+    drop(expect(&bed, addr(OUT_V4, port)));
+    drop(app.says());
+    bed.interceptor().release(bed.cookie).unwrap();
+    // Once more: nothing is an error that is gone already.
+    bed.interceptor().release(bed.cookie).unwrap();
+    assert_eq!(bed.interceptor().kernel_pods().unwrap(), []);
+    let talk = || {
+        let app = bed.app(|| {
+            let mut stream = TcpStream::connect(addr(OUT_V6, port)).unwrap();
+            stream.write_all(b"x").unwrap();
+            "sent".to_owned()
+        });
+        server.accept().unwrap();
+        assert_eq!(app.says(), "sent");
+    };
+    talk();
+}
+
+#[test]
+fn borrowed_namespaces_and_missing_families_are_refused() {
+    let mut bed = Bed::new("refused");
+    bed.enrol(&[POD_V4], false);
+    let v4 = || connect(0, addr(OUT_V4, 9), libc::AF_INET, |_| {}, plain);
+    let foreign = app(&bed.other_cgroup.0, &bed.pod, v4).says();
+    assert_eq!(foreign, format!("error {}", libc::EPERM));
+    let v6 = || connect(0, addr(OUT_V6, 9), libc::AF_INET6, |_| {}, plain);
+    let no_address = bed.app(v6).says();
+    assert_eq!(no_address, format!("error {}", libc::ENETUNREACH));
+    let counters = bed.interceptor().counters().unwrap();
+    assert_eq!(counters.get(Counter::RefusedForeignCgroup), 1);
+    assert_eq!(counters.get(Counter::RefusedNoAddress), 1);
+    let mut events = bed.interceptor().events().unwrap();
+    let first = events.next_event().unwrap();
+    assert_eq!(first.kind, Counter::RefusedForeignCgroup);
+    assert_eq!(
+        (first.netns, first.cgroup_id),
+        (bed.cookie, bed.cgroup.id())
+    );
+    assert_eq!((first.local, first.remote), (None, addr(OUT_V4, 9)));
+    let second = events.next_event().unwrap();
+    assert_eq!(second.kind, Counter::RefusedNoAddress);
+    assert_eq!(second.remote, addr(OUT_V6, 9));
+    assert_eq!(events.next_event(), None);
+    assert!(bed.interceptor().events().is_none());
+}
+
+#[test]
+fn a_socket_that_was_redirected_once_forgets_it() {
+    let mut bed = Bed::new("again");
+    bed.enrol(&[POD_V4, POD_V6], false);
+    let app = bed.app(|| {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = SockaddrStorage::from(server.local_addr().unwrap());
+        let fd = socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+        plain(&fd, &SockaddrStorage::from(addr(OUT_V4, 9))).unwrap();
+        // connect() to AF_UNSPEC ends the connection and keeps the socket.
+        let nowhere = [0u8; 16];
+        // SAFETY: an address of family 0, as long as said.
+        let result = unsafe { libc::connect(fd.as_raw_fd(), nowhere.as_ptr().cast(), 16) };
+        assert_eq!(result, 0);
+        plain(&fd, &local).unwrap();
+        let peer: SockaddrStorage = getpeername(fd.as_raw_fd()).unwrap();
+        assert_eq!(peer, local);
+        "the local peer".to_owned()
+    });
+    drop(expect(&bed, addr(OUT_V4, 9)));
+    assert_eq!(app.says(), "the local peer");
+}
