@@ -110,6 +110,9 @@ impl Interceptor {
     /// Says what is missing, and the cure. What an earlier agent has attached
     /// stays attached then, by this or by the earlier agent's programs.
     pub fn open(options: &Options) -> Result<Self, InterceptError> {
+        if !object::is_embedded() {
+            return Err(InterceptError::NoObject);
+        }
         let pods_cgroup_id = cgroup::id(&options.pods_cgroup)?;
         let agent_cgroup = match &options.agent_cgroup {
             Some(path) => path.clone(),
