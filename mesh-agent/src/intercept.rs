@@ -39,6 +39,7 @@ mod pods;
 pub mod sockdiag;
 mod sys;
 
+pub use cgroup::cgroup2_mount;
 pub use counters::Counters;
 pub use error::InterceptError;
 pub use events::{EventStream, KernelEvent, KernelEvents};
