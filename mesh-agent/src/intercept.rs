@@ -192,6 +192,15 @@ impl Interceptor {
         events.take()
     }
 
+    /// Whether another agent has put its programs in the place of this one's, and
+    /// enrols and releases from now on.
+    ///
+    /// # Errors
+    /// Those of asking the kernel.
+    pub fn is_superseded(&self) -> Result<bool, InterceptError> {
+        links::is_superseded(&self.programs, &self.options.pin_dir)
+    }
+
     /// The programs' attachments to the pods cgroup and to the agent's, as the
     /// kernel has them now.
     pub fn attachments(&self) -> Vec<Attachment> {

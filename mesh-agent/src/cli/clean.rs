@@ -58,7 +58,10 @@ pub(super) async fn clean(args: &CleanArgs) -> Result<String, CleanError> {
         return Err(CleanError::NotBpf(dir.clone()));
     }
     intercept::remove_all(dir)?;
-    Ok(format!("removed the programs and maps pinned at {}\n", dir.display()))
+    Ok(format!(
+        "removed the programs and maps pinned at {}\n",
+        dir.display()
+    ))
 }
 
 fn on_bpffs(dir: &Path) -> bool {

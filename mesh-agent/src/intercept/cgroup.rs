@@ -85,8 +85,12 @@ pub fn cgroup2_mount() -> io::Result<Option<PathBuf>> {
 
 /// Undoes the octal escapes of white space and backslash in the mount table.
 fn unescape(text: &str) -> String {
-    const ESCAPES: [(&str, &str); 4] =
-        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    const ESCAPES: [(&str, &str); 4] = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
     let undo = |text: String, (escape, plain): &(&str, &str)| text.replace(escape, plain);
     ESCAPES.iter().fold(text.to_owned(), undo)
 }
