@@ -1,5 +1,18 @@
 //! The privileged tests: real kernel, real agent, real servers. They need root and run by
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
+mod apps;
+mod badinput;
+mod bulk;
+mod capture;
+mod guard;
 mod harness;
+mod hostile;
+mod inbound;
+mod lifecycle;
+mod load;
+mod operation;
+mod outbound;
+mod pair;
+mod restart;
 mod slice;
