@@ -4,15 +4,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
+use mesh_agent::agent;
+use mesh_agent::cli::run::RunArgs;
+use mesh_agent::cli::{Cli, Command, Tool};
+use mesh_agent::observe::logging::{self, LogQueue};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use mesh_agent::cli::{
-    Cli, Command, Tool,
-    run::RunArgs,
-};
-use mesh_agent::agent;
-use mesh_agent::observe::logging::{self, LogQueue};
 
 /// Threads beside those that carry traffic: configuration, certificates, admin.
 const CONTROL_THREADS: usize = 2;

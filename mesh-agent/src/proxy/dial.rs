@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
@@ -20,6 +21,13 @@ use crate::tls::{self, HandshakeFailure, Secured};
 /// How long a TCP connection onward may take to establish. ztunnel's value too
 /// (`connection_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds without data after which the first probe is sent, seconds between
+/// probes, and probes without an answer that end the connection: ztunnel's values
+/// (`KEEPALIVE_TIME`, `KEEPALIVE_INTERVAL`, `KEEPALIVE_RETRIES`).
+const KEEPALIVE_IDLE: u32 = 180;
+const KEEPALIVE_INTERVAL: u32 = 180;
+const KEEPALIVE_COUNT: u32 = 9;
 
 /// Why a TCP connection onward could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +54,10 @@ pub(super) enum TunnelError {
     Dial(#[from] DialError),
     /// The handshake failed, or it proved another identity.
     #[error("the TLS handshake with {to} failed: {failure}")]
-    Handshake { to: SocketAddr, failure: HandshakeFailure },
+    Handshake {
+        to: SocketAddr,
+        failure: HandshakeFailure,
+    },
     /// The pod has no valid certificate.
     #[error(transparent)]
     NoCredential(#[from] CredentialError),
@@ -81,7 +92,11 @@ async fn within_pod(
     to: SocketAddr,
     client: ClientAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
     let published = shared.interceptor.publish_client(socket.as_fd(), client);
     if let Err(error) = published {
         return Err(DialError::NoSocket(error));
@@ -102,8 +117,14 @@ pub(super) async fn plain(
     _permit: &PlainPermit,
     to: SocketAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
-    connect(socket.into(), to).await
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
+    let stream = connect(socket.into(), to).await?;
+    keep_alive(&stream).map_err(DialError::NoSocket)?;
+    Ok(stream)
 }
 
 /// Connects to the agent in front of the workload at `to` and makes it prove the
@@ -115,11 +136,28 @@ pub(super) async fn tunnel(
 ) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
     let stream = connect(socket.into(), to).await?;
     tls::connect(&credential, permit.expected(), stream)
         .await
         .map_err(|failure| TunnelError::Handshake { to, failure })
+}
+
+/// Has the kernel find out when the other end of a plain connection is gone: the
+/// application's own keepalives end at the agent.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+    Ok(())
 }
 
 async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {

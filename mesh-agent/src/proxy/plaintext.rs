@@ -37,6 +37,9 @@ pub(super) async fn serve(
             return failure.record(record);
         }
     };
+    if let Err(error) = dial::keep_alive(&client) {
+        tracing::debug!(%error, "no keepalive for a plaintext client");
+    }
     record.established();
     let end = relay::relay_tcp(app, client, record.meter(), record.cut()).await;
     outcome(end, record);
@@ -59,5 +62,6 @@ async fn connect(
 /// Whether a change to STRICT ends this connection.
 pub fn is_inbound_plaintext(connection: &crate::observe::LiveConnection) -> bool {
     use crate::observe::Direction;
-    connection.direction() == Direction::Inbound && connection.security() == Some(Security::Plaintext)
+    connection.direction() == Direction::Inbound
+        && connection.security() == Some(Security::Plaintext)
 }

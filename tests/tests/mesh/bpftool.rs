@@ -16,7 +16,7 @@ fn maps_and_programs_read_well() -> Result<()> {
     let _blue = pair.server.serve("serve banner blue")?;
     pair.client
         .client(&format!("connect {}", pair.server.v4(8080)))?;
-    let maps = pair.one.pin_dir().join("maps");
+    let maps = pair.a.pin_dir().join("maps");
     let mut types = Vec::new();
     for name in names(&maps)? {
         let map = bpftool(&pair, &["map", "show", "pinned", &text(&maps.join(&name))?])?;
@@ -79,14 +79,14 @@ fn maps_and_programs_read_well() -> Result<()> {
 #[test]
 fn one_attachment_serves_all_pods() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
-    let more = [pair.one.pod("second")?, pair.one.pod("third")?];
+    let more = [pair.a.pod("second")?, pair.a.pod("third")?];
     for pod in &more {
-        pair.one.wait_state(&pod.uid(), "enrolled")?;
+        pair.a.wait_state(&pod.uid(), "enrolled")?;
     }
     let cgroup = pair.client.cgroup().context("a cgroup")?.path();
     let parent = cgroup.parent().context("the pods cgroup")?;
     let parent_id = std::fs::metadata(parent)?.ino();
-    let links = links(&pair, &pair.one)?;
+    let links = links(&pair, &pair.a)?;
     let mut on_parent = Vec::new();
     let mut lookups = Vec::new();
     for (pin, link) in &links {

@@ -1,11 +1,11 @@
 //! The guard: nothing crosses a pod's border around the agent, whoever tries and whether or not
 //! an agent runs.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use isthmus_tests::mesh::{Mtls, PodSpec};
 use isthmus_tests::wait::{patience, until};
 
-use crate::pair::{Pair, counted};
+use crate::pair::{Pair, counted, ensure_reset};
 
 /// A packet that a program made itself opens no connection, in neither family, although the mode
 /// is PERMISSIVE; the drop is counted, and the agent tells of it.
@@ -15,13 +15,13 @@ fn core_a_raw_syn_does_not_leave_the_pod() -> Result<()> {
     let outside = pair.mesh.outsider("outside")?;
     let capture = pair.mesh.capture()?;
     for to in [outside.v4(80), outside.v6(80), pair.server.v4(80)] {
-        let before = counted(&pair.one, "guard_egress_new_connection")?;
+        let before = counted(&pair.a, "guard_egress_new_connection")?;
         let seen = pair.client.client(&format!("raw-syn {to}"))?;
         ensure!(
             seen["sent"] == false && seen["errno"] == "EPERM",
             "{to}: {seen}"
         );
-        let after = counted(&pair.one, "guard_egress_new_connection")?;
+        let after = counted(&pair.a, "guard_egress_new_connection")?;
         ensure!(after == before + 1, "{to}: {before} drops, then {after}");
     }
     let recording = capture.stop()?;
@@ -30,13 +30,13 @@ fn core_a_raw_syn_does_not_leave_the_pod() -> Result<()> {
         "the agent tells of the drop",
         patience(30),
         || {
-            let log = pair.one.log()?;
+            let log = pair.a.log()?;
             let told = log.iter().any(|line| {
                 line["target"] == "kernel" && line["kind"] == "guard_egress_new_connection"
             });
             Ok(told.then_some(()))
         },
-        || pair.one.log_tail(),
+        || pair.a.log_tail(),
     )
 }
 
@@ -52,7 +52,7 @@ fn core_a_pod_without_its_agent_is_closed() -> Result<()> {
         outside.serve("serve banner outside --listen [::]:8080")?,
         outside.serve("udp-echo --listen [::]:84")?,
     ];
-    pair.one.kill9()?;
+    pair.a.kill9()?;
     let capture = pair.mesh.capture()?;
     for to in [outside.v4(8080), outside.v6(8080), pair.server.v4(8080)] {
         for flags in ["", "--nonblocking", "--mptcp", "--fastopen --send secret"] {
@@ -99,8 +99,8 @@ fn core_a_pod_without_its_agent_is_closed() -> Result<()> {
         "the pod's SYNs left it: {:?}",
         recording.syns()
     );
-    pair.one.start()?;
-    pair.one.wait_state(&pod.uid(), "enrolled")?;
+    pair.a.start()?;
+    pair.a.wait_state(&pod.uid(), "enrolled")?;
     for to in [outside.v4(8080), outside.v6(8080)] {
         let seen = pod.client(&format!("connect {to}"))?;
         ensure!(
@@ -125,9 +125,9 @@ fn core_a_pod_without_its_agent_is_closed() -> Result<()> {
 #[test]
 fn core_identity_is_not_borrowed() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
-    let thief = pair.one.pod("thief")?;
-    pair.one.wait_state(&thief.uid(), "enrolled")?;
-    let stranger = pair.one.pod_with(PodSpec::new("stranger").outside())?;
+    let thief = pair.a.pod("thief")?;
+    pair.a.wait_state(&thief.uid(), "enrolled")?;
+    let stranger = pair.a.pod_with(PodSpec::new("stranger").outside())?;
     let outside = pair.mesh.outsider("outside")?;
     let _servers = [
         pair.server.serve("serve banner blue")?,
@@ -138,7 +138,7 @@ fn core_identity_is_not_borrowed() -> Result<()> {
         .client(&format!("connect {}", pair.server.v4(8080)))?;
     ensure!(honest["connected"] == true, "{honest}");
     let capture = pair.mesh.capture()?;
-    let before = counted(&pair.one, "refused_foreign_cgroup")?;
+    let before = counted(&pair.a, "refused_foreign_cgroup")?;
     let mut tried = 0;
     for from in [&thief, &stranger] {
         for to in [pair.server.v4(8080), pair.server.v6(8080), outside.v4(8080)] {
@@ -153,10 +153,44 @@ fn core_identity_is_not_borrowed() -> Result<()> {
         }
     }
     ensure!(
-        counted(&pair.one, "refused_foreign_cgroup")? == before + tried,
+        counted(&pair.a, "refused_foreign_cgroup")? == before + tried,
         "not all {tried} were counted"
     );
     let recording = capture.stop()?;
     ensure!(recording.syns().is_empty(), "{:?}", recording.syns());
+    Ok(())
+}
+
+/// The port of the agent's listener is no way in, neither from the pod nor from outside: who dials
+/// it asked for no destination, and none is guessed.
+#[test]
+fn core_the_listener_cannot_be_dialled() -> Result<()> {
+    let pair = Pair::start()?;
+    let (pod, outside) = (&pair.client, pair.mesh.outsider("outside")?);
+    let listening = pod.run("cat", &["/proc/net/tcp6"])?.success()?;
+    let mut ports = listening.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, state) = (words.next()?, words.nth(1)?);
+        (state == "0A").then(|| u16::from_str_radix(local.rsplit(':').next()?, 16).ok())?
+    });
+    let port = ports
+        .next()
+        .with_context(|| format!("no listener in\n{listening}"))?;
+    for (from, to) in [
+        (pod, pod.v4(port)),
+        (pod, pod.v6(port)),
+        (pod, format!("127.0.0.1:{port}").parse()?),
+        (pod, format!("[::1]:{port}").parse()?),
+        (&outside, pod.v4(port)),
+        (&outside, pod.v6(port)),
+    ] {
+        let seen = from.client(&format!("connect {to} --send hello --to-end"))?;
+        ensure_reset(&seen)?;
+        let reason = "NO_ORIGINAL_DESTINATION";
+        pair.a
+            .wait_access(&format!("the refusal of {to}"), |line| {
+                line["reason"] == reason && line["dst"] == to.to_string()
+            })?;
+    }
     Ok(())
 }

@@ -16,7 +16,7 @@ fn core_inbound_to_a_listener_is_taken() -> Result<()> {
         pod.serve(&format!("serve banner own6 --listen {}", pod.v6(82)))?,
         pod.serve("serve banner multi --listen [::]:83 --mptcp")?,
     ];
-    let before = counted(&pair.two, "inbound")?;
+    let before = counted(&pair.b, "inbound")?;
     let mut opened = 0;
     for (to, name) in [
         (pod.v4(80), "any "),
@@ -37,9 +37,9 @@ fn core_inbound_to_a_listener_is_taken() -> Result<()> {
             );
         }
     }
-    let taken = counted(&pair.two, "inbound")? - before;
+    let taken = counted(&pair.b, "inbound")? - before;
     ensure!(taken == opened, "{taken} of {opened} were taken");
-    let line = pair.two.wait_access("the connection to [::]:81", |line| {
+    let line = pair.b.wait_access("the connection to [::]:81", |line| {
         line["dst"] == pod.v4(81).to_string()
     })?;
     ensure!(line["direction"] == "inbound", "{line}");
@@ -53,12 +53,12 @@ fn core_inbound_to_a_closed_port_is_taken() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
     let (pod, outside) = (&pair.server, pair.mesh.outsider("outside")?);
     let _local = pod.serve("serve banner local --listen 127.0.0.1:84")?;
-    let before = counted(&pair.two, "inbound")?;
+    let before = counted(&pair.b, "inbound")?;
     for to in [pod.v4(84), pod.v4(85), pod.v6(85)] {
         let seen = outside.client(&format!("connect {to}"))?;
         ensure_reset(&seen)?;
         let line = pair
-            .two
+            .b
             .wait_access("the refusal", |line| line["dst"] == to.to_string())?;
         ensure!(
             line["direction"] == "inbound" && line["reason"] == "APP_REFUSED",
@@ -66,7 +66,7 @@ fn core_inbound_to_a_closed_port_is_taken() -> Result<()> {
         );
     }
     ensure!(
-        counted(&pair.two, "inbound")? == before + 3,
+        counted(&pair.b, "inbound")? == before + 3,
         "not all were taken"
     );
     Ok(())

@@ -15,7 +15,7 @@ fn core_a_workloads_address_is_reached_with_identities() -> Result<()> {
     for to in [pair.server.v4(8080), pair.server.v6(8080)] {
         let seen = pair.client.client(&format!("connect {to}"))?;
         ensure!(seen["connected"] == true, "{seen}");
-        for (node, direction) in [(&pair.one, "outbound"), (&pair.two, "inbound")] {
+        for (node, direction) in [(&pair.a, "outbound"), (&pair.b, "inbound")] {
             let line = line_to(node, &to.to_string())?;
             ensure!(
                 line["direction"] == direction
@@ -54,7 +54,7 @@ fn core_an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
             capture.stop()?.contains(b"outside accept="),
             "not in the clear"
         );
-        let line = line_to(&pair.one, &to.to_string())?;
+        let line = line_to(&pair.a, &to.to_string())?;
         ensure!(
             line["outcome"] == "ok" && line["tls_version"].is_null(),
             "{line}"
@@ -71,8 +71,8 @@ fn core_an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
         "namespace-plain",
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: plain\n",
     )?;
-    let plain = pair.two.pod_with(PodSpec::new("db").namespace("plain"))?;
-    pair.one.wait_state(&plain.uid(), "outside-mesh")?;
+    let plain = pair.b.pod_with(PodSpec::new("db").namespace("plain"))?;
+    pair.a.wait_state(&plain.uid(), "outside-mesh")?;
     let _server = plain.serve("serve banner plain")?;
     for to in [plain.v4(8080), plain.v6(8080)] {
         let capture = pair.mesh.capture()?;
@@ -82,7 +82,7 @@ fn core_an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
             capture.stop()?.contains(b"plain accept="),
             "not in the clear"
         );
-        let line = line_to(&pair.one, &to.to_string())?;
+        let line = line_to(&pair.a, &to.to_string())?;
         ensure!(
             line["outcome"] == "ok" && line["tls_version"].is_null(),
             "{line}"
@@ -99,7 +99,7 @@ fn core_upstream_failure_is_a_reset_with_its_reason() -> Result<()> {
     let outside = pair.mesh.outsider("outside")?;
     let agentless = pair.mesh.node("three")?;
     let abandoned = agentless.pod("abandoned")?;
-    pair.one.wait_state(&abandoned.uid(), "remote")?;
+    pair.a.wait_state(&abandoned.uid(), "remote")?;
     pair.client
         .netns()
         .ip("route add unreachable 192.0.2.0/24")?;
@@ -120,7 +120,7 @@ fn core_upstream_failure_is_a_reset_with_its_reason() -> Result<()> {
             let seen = pair.client.client(&format!("connect {to} {flags}"))?;
             ensure_reset(&seen).map_err(|e| e.context(format!("{to} {flags}")))?;
         }
-        let line = line_to(&pair.one, &to.to_string())?;
+        let line = line_to(&pair.a, &to.to_string())?;
         ensure!(
             line["outcome"] == "failed" && line["reason"] == reason,
             "{to}: {line}"
@@ -135,7 +135,7 @@ fn core_a_disputed_address_is_refused() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
     let shared = pair.server.addresses().to_vec();
     let rival = pair
-        .two
+        .b
         .pod_with(PodSpec::new("rival").addresses(&shared).outside())?;
     let _blue = pair.server.serve("serve banner blue")?;
     let seen = pair
@@ -145,13 +145,13 @@ fn core_a_disputed_address_is_refused() -> Result<()> {
         seen["connected"] == true && seen["errno"].is_null(),
         "{seen}"
     );
-    pair.one
+    pair.a
         .after(|| pair.mesh.write("pod-rival", &rival.yaml()?))?;
     let capture = pair.mesh.capture()?;
     for to in [pair.server.v4(8080), pair.server.v6(8080)] {
         let seen = pair.client.client(&format!("connect {to} --send secret"))?;
         ensure_reset(&seen)?;
-        pair.one.wait_access("the refusal", |line| {
+        pair.a.wait_access("the refusal", |line| {
             line["dst"] == to.to_string()
                 && line["outcome"] == "denied"
                 && line["reason"] == "DESTINATION_UNKNOWN"
@@ -175,10 +175,10 @@ fn core_an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
         pair.server.serve("serve banner blue")?,
         outside.serve("serve banner outside")?,
     ];
-    pair.one.kill9()?;
+    pair.a.kill9()?;
     pair.mesh.write("broken", "apiVersion: v1\nkind: [Pod\n")?;
-    pair.one.start()?;
-    pair.one.wait_state(&pair.client.uid(), "enrolled")?;
+    pair.a.start()?;
+    pair.a.wait_state(&pair.client.uid(), "enrolled")?;
     let known = |pod: &Pod| pod.client(&format!("connect {}", pair.server.v4(8080)));
     ensure!(
         known(&pair.client)?["errno"].is_null(),
@@ -189,7 +189,7 @@ fn core_an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
     for to in [outside.v4(8080), outside.v6(8080)] {
         let seen = pair.client.client(&format!("connect {to} --send secret"))?;
         ensure_reset(&seen)?;
-        let line = line_to(&pair.one, &to.to_string())?;
+        let line = line_to(&pair.a, &to.to_string())?;
         ensure!(
             line["outcome"] == "denied" && line["reason"] == "DESTINATION_UNKNOWN",
             "{line}"

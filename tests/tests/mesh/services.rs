@@ -13,10 +13,10 @@ use crate::pair::{Pair, ensure_reset};
 #[test]
 fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
-    let (second, unready) = (pair.two.pod("second")?, pair.two.pod("unready")?);
+    let (second, unready) = (pair.b.pod("second")?, pair.b.pod("unready")?);
     for pod in [&second, &unready] {
-        pair.two.wait_state(&pod.uid(), "enrolled")?;
-        pair.one.wait_state(&pod.uid(), "remote")?;
+        pair.b.wait_state(&pod.uid(), "enrolled")?;
+        pair.a.wait_state(&pod.uid(), "remote")?;
     }
     let _servers = [
         pair.server.serve("serve banner red")?,
@@ -28,9 +28,7 @@ fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
         target: 8080,
     };
     let pods = [(&pair.server, true), (&second, true), (&unready, false)];
-    let (v4, v6) = pair
-        .one
-        .after(|| pair.mesh.service("shop", &[port], &pods))?;
+    let (v4, v6) = pair.a.after(|| pair.mesh.service("shop", &[port], &pods))?;
     for to in [
         SocketAddr::new(v4.into(), 80),
         SocketAddr::new(v6.into(), 80),
@@ -48,7 +46,7 @@ fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
         );
     }
     let line = pair
-        .one
+        .a
         .wait_access("the service", |line| line["dst"] == format!("{v4}:80"))?;
     ensure!(
         line["service"]
@@ -96,7 +94,7 @@ endpoints:
   - {{addresses: [{address}], conditions: {{ready: true}}}}
 "
     );
-    pair.one.after(|| pair.mesh.write("service-named", &yaml))?;
+    pair.a.after(|| pair.mesh.write("service-named", &yaml))?;
     for (to, name) in [("10.97.0.1:80", "admin"), ("10.97.0.1:8080", "web")] {
         let seen = pair.client.client(&format!("connect {to}"))?;
         ensure!(first_word(&seen)? == name, "{to}: {seen}");
@@ -110,15 +108,15 @@ endpoints:
 fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let agentless = pair.mesh.node("three")?;
-    let (deaf, abandoned) = (pair.two.pod("deaf")?, agentless.pod("abandoned")?);
-    pair.two.wait_state(&deaf.uid(), "enrolled")?;
+    let (deaf, abandoned) = (pair.b.pod("deaf")?, agentless.pod("abandoned")?);
+    pair.b.wait_state(&deaf.uid(), "enrolled")?;
     for pod in [&deaf, &abandoned] {
-        pair.one.wait_state(&pod.uid(), "remote")?;
+        pair.a.wait_state(&pod.uid(), "remote")?;
     }
     let _blue = pair.server.serve("serve banner blue")?;
     let pods = [(&deaf, true), (&abandoned, true), (&pair.server, true)];
     let (v4, v6) = pair
-        .one
+        .a
         .after(|| pair.mesh.service("shop", &[8080.into()], &pods))?;
     for ip in [v4.into(), v6.into()] {
         let to = SocketAddr::new(ip, 8080);
@@ -127,17 +125,17 @@ fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
             ensure!(
                 seen["connected"] == true && first_word(&seen)? == "blue",
                 "{seen}\n{}",
-                pair.one.log_tail()
+                pair.a.log_tail()
             );
         }
     }
-    let lines = pair.one.access_log()?;
+    let lines = pair.a.access_log()?;
     ensure!(
         lines.iter().all(|line| line["outcome"] == "ok"),
         "{lines:#?}"
     );
     // The attempts at the others were made, or nothing was shown.
-    pair.two.wait_access("a refusal by the deaf pod", |line| {
+    pair.b.wait_access("a refusal by the deaf pod", |line| {
         line["dst"] == deaf.v4(8080).to_string() && line["reason"] == "APP_REFUSED"
     })?;
     Ok(())
@@ -147,13 +145,13 @@ fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
 #[test]
 fn core_a_service_of_failed_endpoints_is_a_reset() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
-    let (v4, _) = pair.one.after(|| {
+    let (v4, _) = pair.a.after(|| {
         pair.mesh
             .service("shop", &[8080.into()], &[(&pair.server, true)])
     })?;
     ensure_reset(&pair.client.client(&format!("connect {v4}:8080"))?)?;
     let line = pair
-        .one
+        .a
         .wait_access("the failure", |line| line["dst"] == format!("{v4}:8080"))?;
     ensure!(
         line["reason"] == "APP_REFUSED" && line["upstream"] == pair.server.v4(8080).to_string(),
@@ -167,11 +165,11 @@ fn core_a_service_of_failed_endpoints_is_a_reset() -> Result<()> {
 #[test]
 fn core_a_service_that_leads_nowhere_is_a_reset() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
-    let (shop, shop6) = pair.one.after(|| {
+    let (shop, shop6) = pair.a.after(|| {
         pair.mesh
             .service("shop", &[80.into()], &[(&pair.server, true)])
     })?;
-    let (idle, idle6) = pair.one.after(|| {
+    let (idle, idle6) = pair.a.after(|| {
         pair.mesh
             .service("idle", &[80.into()], &[(&pair.server, false)])
     })?;
@@ -186,7 +184,7 @@ fn core_a_service_that_leads_nowhere_is_a_reset() -> Result<()> {
         let seen = pair.client.client(&format!("connect {to} --send secret"))?;
         ensure_reset(&seen)?;
         let line = pair
-            .one
+            .a
             .wait_access("the refusal", |line| line["dst"] == to.to_string())?;
         ensure!(line["reason"] == reason, "{to}: {line}");
     }
@@ -206,7 +204,7 @@ fn core_a_pod_reaches_itself_by_its_service() -> Result<()> {
         target: 8080,
     };
     let (v4, v6) = pair
-        .one
+        .a
         .after(|| pair.mesh.service("self", &[port], &[(pod, true)]))?;
     let capture = pair.mesh.capture()?;
     for (to, own) in [

@@ -42,11 +42,13 @@ fn core_what_stays_in_the_pod_is_untouched() -> Result<()> {
         pod.serve("serve banner own --mptcp")?,
         pod.serve("serve banner local --listen 127.0.0.1:81")?,
     ];
-    let before = counted(&pair.one, "redirected")?;
+    let before = counted(&pair.a, "redirected")?;
     let v4 = pod.v4(8080);
     for to in [
         "127.0.0.1:8080".parse()?,
         "127.8.8.8:8080".parse()?,
+        "0.0.0.0:8080".parse()?,
+        "[::]:8080".parse()?,
         "[::1]:8080".parse()?,
         "127.0.0.1:81".parse()?,
         v4,
@@ -82,12 +84,12 @@ fn core_what_stays_in_the_pod_is_untouched() -> Result<()> {
     }
     let closed = pod.client(&format!("connect {}", pod.v4(9)))?;
     ensure!(closed["errno"] == "ECONNREFUSED", "{closed}");
-    let after = counted(&pair.one, "redirected")?;
+    let after = counted(&pair.a, "redirected")?;
     ensure!(before == after, "{} redirected", after - before);
     ensure!(
-        pair.one.access_log()?.is_empty(),
+        pair.a.access_log()?.is_empty(),
         "{:?}",
-        pair.one.access_log()?
+        pair.a.access_log()?
     );
     Ok(())
 }
@@ -101,11 +103,11 @@ fn core_pods_that_are_not_enrolled_are_untouched() -> Result<()> {
         "namespace-plain",
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: plain\n",
     )?;
-    let unknown = pair.one.pod_with(PodSpec::new("unknown").outside())?;
+    let unknown = pair.a.pod_with(PodSpec::new("unknown").outside())?;
     let unmeshed = pair
-        .one
+        .a
         .pod_with(PodSpec::new("unmeshed").namespace("plain"))?;
-    pair.one.wait_state(&unmeshed.uid(), "outside-mesh")?;
+    pair.a.wait_state(&unmeshed.uid(), "outside-mesh")?;
     let _server = outside.serve("serve banner outside")?;
     for pod in [&unknown, &unmeshed] {
         let _own = pod.serve("serve banner plain")?;
@@ -131,7 +133,7 @@ fn core_pods_that_are_not_enrolled_are_untouched() -> Result<()> {
             recording.syns()
         );
     }
-    ensure!(counted(&pair.one, "redirected")? == 0, "one was redirected");
-    ensure!(counted(&pair.one, "inbound")? == 0, "one was taken");
+    ensure!(counted(&pair.a, "redirected")? == 0, "one was redirected");
+    ensure!(counted(&pair.a, "inbound")? == 0, "one was taken");
     Ok(())
 }
