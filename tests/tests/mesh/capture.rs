@@ -1,5 +1,7 @@
 //! Capture on the way out: every way in which a program can open a TCP connection.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::mesh::Mtls;
 
@@ -19,15 +21,16 @@ fn core_every_kind_of_connect_is_captured() -> Result<()> {
         (server.v4(8080), client.v4(0)),
         (server.v6(8080), client.v6(0)),
     ] {
-        let bound = std::net::SocketAddr::new(own.ip(), 45_678);
+        // A port of its own for each, which the last one would still hold.
+        let bound = |port| SocketAddr::new(own.ip(), port);
         for flags in [
             String::new(),
             "--nonblocking".to_owned(),
             format!("--bind {own}"),
-            format!("--bind {bound}"),
-            format!("--bind {bound} --nonblocking"),
+            format!("--bind {}", bound(45_001)),
+            format!("--bind {} --nonblocking", bound(45_002)),
             "--device eth0".to_owned(),
-            format!("--device eth0 --bind {bound}"),
+            format!("--device eth0 --bind {}", bound(45_003)),
             "--fastopen --send hello".to_owned(),
             "--fastopen --nonblocking --send hello".to_owned(),
             "--fastopen-connect --send hello".to_owned(),
@@ -38,11 +41,10 @@ fn core_every_kind_of_connect_is_captured() -> Result<()> {
             let read = seen["read"].as_str().with_context(log)?;
             ensure!(read.starts_with("blue accept="), "{}", log());
             ensure!(seen["getpeername"] == to.to_string(), "{}", log());
-            let name: std::net::SocketAddr =
-                seen["getsockname"].as_str().with_context(log)?.parse()?;
+            let name: SocketAddr = seen["getsockname"].as_str().with_context(log)?.parse()?;
             ensure!(name.ip() == own.ip(), "{}", log());
-            if flags.contains("45678") {
-                ensure!(name == bound, "{}", log());
+            if flags.contains(":450") {
+                ensure!(flags.contains(&format!("--bind {name}")), "{}", log());
             }
         }
     }

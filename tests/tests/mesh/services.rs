@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::mesh::{Mtls, Pod, ServicePort};
 
-use crate::pair::{Pair, ensure_reset};
+use crate::pair::{Banner, Pair, ensure_reset};
 
 /// Two ready endpoints share the connections, the third gets none; the application sees the
 /// cluster IP as its peer. Both families.
@@ -37,7 +37,7 @@ fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
         for _ in 0..30 {
             let seen = pair.client.client(&format!("connect {to}"))?;
             ensure!(seen["getpeername"] == to.to_string(), "{seen}");
-            *answers.entry(first_word(&seen)?).or_default() += 1;
+            *answers.entry(Banner::of(&seen)?.name).or_default() += 1;
         }
         // That one of two is never drawn in thirty has a chance of 2^-29.
         ensure!(
@@ -97,7 +97,7 @@ endpoints:
     pair.a.after(|| pair.mesh.write("service-named", &yaml))?;
     for (to, name) in [("10.97.0.1:80", "admin"), ("10.97.0.1:8080", "web")] {
         let seen = pair.client.client(&format!("connect {to}"))?;
-        ensure!(first_word(&seen)? == name, "{to}: {seen}");
+        ensure!(Banner::of(&seen)?.name == name, "{to}: {seen}");
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
         for _ in 0..12 {
             let seen = pair.client.client(&format!("connect {to}"))?;
             ensure!(
-                seen["connected"] == true && first_word(&seen)? == "blue",
+                seen["connected"] == true && Banner::of(&seen)?.name == "blue",
                 "{seen}\n{}",
                 pair.a.log_tail()
             );
@@ -208,28 +208,20 @@ fn core_a_pod_reaches_itself_by_its_service() -> Result<()> {
         .after(|| pair.mesh.service("self", &[port], &[(pod, true)]))?;
     let capture = pair.mesh.capture()?;
     for (to, own) in [
-        (SocketAddr::new(v4.into(), 80), pod.v4(0)),
-        (SocketAddr::new(v6.into(), 80), pod.v6(0)),
+        (SocketAddr::new(v4.into(), 80), pod.v4(8080)),
+        (SocketAddr::new(v6.into(), 80), pod.v6(8080)),
     ] {
         let seen = pod.client(&format!("connect {to}"))?;
-        ensure!(first_word(&seen)? == "own", "{seen}");
+        ensure!(Banner::of(&seen)?.name == "own", "{seen}");
         ensure!(seen["getpeername"] == to.to_string(), "{seen}");
-        // The application sees the very socket of the client.
-        let client = seen["getsockname"].as_str().context("a name")?;
-        let read = seen["read"].as_str().unwrap_or_default();
+        // The application sees the very socket of the client, and its own.
+        let client: SocketAddr = seen["getsockname"].as_str().context("a name")?.parse()?;
+        let banner = Banner::of(&seen)?;
         ensure!(
-            read.contains(&format!("accept={client} peer={client}")),
-            "{own}: {seen}"
+            banner.accept == client && banner.peer == client && banner.local == own,
+            "{seen}"
         );
     }
     ensure!(capture.stop()?.directions().count() == 0, "it left the pod");
     Ok(())
-}
-
-fn first_word(seen: &serde_json::Value) -> Result<String> {
-    let read = seen["read"].as_str().unwrap_or_default();
-    let (word, _) = read
-        .split_once(" accept=")
-        .with_context(|| format!("no banner: {seen}"))?;
-    Ok(word.to_owned())
 }
