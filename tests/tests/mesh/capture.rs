@@ -174,7 +174,7 @@ fn core_many_threads_never_mix_up_destinations() -> Result<()> {
 /// Connections that the client closed hold its port for a minute; the pod does not run out.
 #[test]
 fn client_closed_connections_do_not_use_up_the_ports() -> Result<()> {
-    const PORTS: u64 = 8_000;
+    const PORTS: u64 = 4_000;
     let pair = Pair::new(Mtls::Strict)?;
     let _blue = pair.server.serve("serve banner blue")?;
     for pod in [&pair.client, &pair.server] {
