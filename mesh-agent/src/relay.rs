@@ -165,3 +165,6 @@ impl From<StreamError> for RelayCause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

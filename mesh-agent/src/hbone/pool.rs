@@ -267,3 +267,6 @@ impl<E> Clone for PoolError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::hash::Hash;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
@@ -284,6 +285,18 @@ impl<K: Eq + Hash, E> Drop for Dialling<K, E> {
     }
 }
 
+impl Tunnel {
+    /// When to look again whether the tunnel is idle; `None` when it has been
+    /// for long enough.
+    fn next_check(&self, now: Instant, idle: Duration) -> Option<Instant> {
+        match self.client.idle_since() {
+            None => Some(now + idle),
+            Some(since) if since + idle > now => Some(since + idle),
+            Some(_) => None,
+        }
+    }
+}
+
 impl<E> Dial<E> {
     pub(super) fn join(&self) -> Counted<'_> {
         Counted::new(&self.joined)
@@ -338,7 +351,7 @@ async fn carry<K, E>(
     live: Option<Live<K, E>>,
     key: K,
     tunnel: Weak<Tunnel>,
-    idle: std::time::Duration,
+    idle: Duration,
     driver: impl Future<Output = Result<(), TunnelError>>,
 ) where
     K: Clone + Eq + Hash + 'static,
@@ -356,16 +369,16 @@ async fn carry<K, E>(
         tokio::select! {
             biased;
             end = &mut driver => break end,
-            () = sleep_until(check) => match tunnel.upgrade() {
-                Some(tunnel) if tunnel.client.idle_since().is_none_or(|since| since + idle > check) => {
-                    check = tunnel.client.idle_since().unwrap_or(check) + idle;
+            () = sleep_until(check) => {
+                let next = tunnel.upgrade().and_then(|tunnel| tunnel.next_check(check, idle));
+                match next {
+                    Some(next) => check = next,
+                    None => {
+                        remove();
+                        break driver.await;
+                    }
                 }
-                Some(_) => {
-                    remove();
-                    break driver.await;
-                }
-                None => break driver.await,
-            },
+            }
         }
     };
     remove();

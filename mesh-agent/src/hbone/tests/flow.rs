@@ -7,7 +7,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::hbone::testing::{client, local, paused, pipe, read_all, request, stream, tunnel};
-use crate::hbone::{TunnelSettings, TunnelStream, TunnelWrite};
+use crate::hbone::{TunnelSettings, TunnelStream, TunnelWrite, server};
 
 /// Sends until nothing more is taken and returns how much was. Under a paused
 /// clock the time runs out only when neither end has anything left to do.
@@ -33,13 +33,13 @@ fn a_peer_that_does_not_read_holds_a_window_and_a_buffer_at_most() {
         let settings = TunnelSettings::default();
         let (client, mut served) = tunnel(&settings).await;
         let (near, far) = stream(&client, &mut served).await;
-        let mut write = near.split().1;
+        let (_near_read, mut write) = near.split();
         let sent = fill(&mut write, 64 << 10).await;
         let window = settings.stream_window as usize;
         assert!(sent >= window, "{sent} bytes do not fill the window");
         assert!(sent <= window + settings.send_buffer, "{sent} bytes wait");
         // Nothing of it is lost once the peer reads.
-        let (mut read, _) = far.split();
+        let (mut read, _far_write) = far.split();
         let reader = spawn_local(async move { read_all(&mut read).await.len() });
         write.finish().unwrap();
         assert_eq!(reader.await.unwrap(), sent);
@@ -51,17 +51,24 @@ fn small_pieces_cannot_pile_up_before_a_stuck_socket() {
     paused(async {
         let (near, far) = tokio::io::duplex(4 << 10);
         let settings = TunnelSettings::default();
-        let mut served = crate::hbone::testing::serve(far, &settings);
-        let client = client(near, &settings).await;
-        let (near, _far) = stream(&client, &mut served).await;
-        // The server's task stands still now: nobody reads the socket.
-        served.end.abort();
-        let (far_io, mut write) = (served, near.split().1);
+        let (client, server) = tokio::join!(client(near, &settings), server::serve(far, &settings));
+        let mut server = server.unwrap();
+        let asked = request();
+        let mut open = std::pin::pin!(client.open(&asked));
+        let mut far = None;
+        let near = loop {
+            tokio::select! {
+                near = &mut open => break near.unwrap(),
+                incoming = server.accept() => far = incoming.map(|one| one.unwrap().accept()),
+            }
+        };
+        // From here on nobody carries the server, so nobody reads the socket.
+        let (_read, mut write) = near.split();
         let sent = fill(&mut write, 1).await;
-        drop(far_io);
         // What is beyond the pieces in flight is in HTTP/2's write buffer and
         // in the pipe, ten bytes a piece.
         assert!(sent < 4_000, "{sent} pieces of one byte wait");
+        drop((far, server));
     });
 }
 
@@ -75,14 +82,15 @@ fn stalled_streams_do_not_stall_their_neighbour() {
         for _ in 0..settings.max_streams - 1 {
             let (near, far) = stream(&client, &mut served).await;
             stalled.push(far);
-            let mut write = near.split().1;
+            let (read, mut write) = near.split();
             // More than the window: it gets stuck half-way, for good.
             stuck.push(spawn_local(async move {
+                let _read = read;
                 write.write(Bytes::from(vec![1; 2 << 20])).await
             }));
         }
         let (near, far) = stream(&client, &mut served).await;
-        let (mut read, mut write) = (far.split().0, near.split().1);
+        let ((_near_read, mut write), (mut read, _far_write)) = (near.split(), far.split());
         let sender = spawn_local(async move {
             for _ in 0..32 {
                 let data = Bytes::from(vec![2; 256 << 10]);

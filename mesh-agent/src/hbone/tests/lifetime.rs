@@ -74,12 +74,12 @@ fn a_served_tunnel_without_streams_ends_in_order() {
     paused(async {
         let settings = TunnelSettings::default();
         let (client, mut served) = tunnel(&settings).await;
-        let (near, _far) = stream(&client, &mut served).await;
+        let (near, far) = stream(&client, &mut served).await;
         let began = Instant::now();
         let busy = 3 * settings.serve_idle;
         tokio::time::sleep(busy).await;
         assert!(client.is_alive(), "a tunnel with a stream was ended");
-        drop(near);
+        drop((near, far));
         assert_eq!(served.end.await.unwrap(), Ok(()));
         assert!(began.elapsed() >= busy + settings.serve_idle);
         assert!(!client.is_alive());
