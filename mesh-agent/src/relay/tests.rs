@@ -6,8 +6,9 @@ mod ends;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
@@ -88,18 +89,36 @@ async fn assert_reset(app: &mut TcpStream) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
-/// Writes until the next side takes no more for good: the write is then left
-/// hanging. Returns when `stuck` says that it hangs.
-async fn write_until(app: &mut TcpStream, stuck: impl Fn() -> bool) {
-    let block = vec![1; 64 << 10];
-    loop {
-        tokio::select! {
-            biased;
-            wrote = app.write_all(&block) => wrote.unwrap(),
-            () = tokio::task::yield_now() => {}
+/// Waits for a reset without reading or writing, which might bring it about.
+async fn assert_reset_untouched(app: &TcpStream) {
+    app.ready(Interest::ERROR).await.unwrap();
+    let error = app.take_error().unwrap().unwrap();
+    assert!(super::is_reset(&error), "{error}");
+}
+
+/// Returns when `meter` has not moved for so long that nothing on the way can
+/// move any more: all tasks run on this thread, and had their turn many times.
+async fn stuck(meter: &Meter) {
+    let mut last = 0;
+    let mut quiet = 0;
+    while quiet < 5_000 {
+        tokio::task::yield_now().await;
+        let now = meter.sent.load(Ordering::Relaxed);
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+    }
+}
+
+/// Writes until nothing more is taken, and leaves the write hanging.
+async fn write_until_stuck(app: &mut TcpStream, meter: &Meter) {
+    let write = async {
+        let block = vec![1; 64 << 10];
+        loop {
+            app.write_all(&block).await.unwrap();
         }
-        if stuck() {
-            return;
-        }
+    };
+    tokio::select! {
+        () = write => {}
+        () = stuck(meter) => {}
     }
 }

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::{RelayCause, reset};
-use super::{assert_reset, chain, plain, write_until};
-use crate::hbone::TunnelSettings;
+use super::{assert_reset, assert_reset_untouched, chain, plain, write_until_stuck};
 use crate::hbone::testing::{local, tcp_pair};
 
 #[test]
@@ -73,14 +72,8 @@ fn a_reset_after_a_half_close_still_reaches_the_other_application() {
         let mut heard = Vec::new();
         chain.right.read_to_end(&mut heard).await.unwrap();
         reset(chain.left);
-        // There is nothing to read any more, so a write has to find out.
-        let gone = loop {
-            if let Err(error) = chain.right.write_all(b"x").await {
-                break error;
-            }
-            tokio::task::yield_now().await;
-        };
-        assert_ne!(gone.kind(), std::io::ErrorKind::WriteZero);
+        // Nobody reads or writes any more: only the socket's error can tell.
+        assert_reset_untouched(&chain.right).await;
         let end = chain.left_side.end.await.unwrap();
         assert!(matches!(end.cause, RelayCause::AppReset), "{end:?}");
     });
@@ -91,23 +84,15 @@ fn a_reset_is_noticed_while_the_peer_makes_us_wait() {
     local(async {
         for sender_resets in [true, false] {
             let mut chain = chain().await;
-            let window = u64::from(TunnelSettings::default().stream_window);
-            let meter = chain.left_side.meter.clone();
-            // Nobody reads on the right. Once a whole window is under way that
-            // the application there did not take, the left relay is waiting.
-            let taken = chain.right_side.meter.clone();
-            let under_way = || {
-                let taken = taken.received.load(Ordering::Relaxed);
-                meter.sent.load(Ordering::Relaxed) - taken >= window
-            };
-            write_until(&mut chain.left, under_way).await;
+            // Nobody reads on the right.
+            write_until_stuck(&mut chain.left, &chain.left_side.meter).await;
             let (near, far) = if sender_resets {
                 reset(chain.left);
-                assert_reset(&mut chain.right).await;
+                assert_reset_untouched(&chain.right).await;
                 (chain.left_side, chain.right_side)
             } else {
                 reset(chain.right);
-                assert_reset(&mut chain.left).await;
+                assert_reset_untouched(&chain.left).await;
                 (chain.right_side, chain.left_side)
             };
             let end = near.end.await.unwrap();
