@@ -352,6 +352,14 @@ fn wire(world: &World, netns: &Netns, host: u16, addresses: &[IpAddr]) -> Result
             IpAddr::V6(v6) => netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?,
         }
     }
+    if let Some(IpAddr::V4(v4)) = addresses.iter().find(|a| a.is_ipv4()) {
+        // As the bridge CNI plugin does: an address that is used again is reached at once,
+        // although its neighbours remember where it was.
+        let [a, b, c, d] = v4.octets();
+        netns.ip(&format!(
+            "link set eth0 address 0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}"
+        ))?;
+    }
     netns.ip("link set eth0 up")?;
     if addresses.iter().any(IpAddr::is_ipv4) {
         netns.ip(&format!("route add default via {GATEWAY_V4}"))?;
