@@ -1,0 +1,124 @@
+//! What the demo shows: numbered steps, quoted output, and a tick for each thing proven.
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+
+use anyhow::{Result, bail};
+
+/// Standard output, and the list of what was proven on it.
+pub(crate) struct Screen {
+    colour: bool,
+    steps: usize,
+    proven: Vec<(usize, String)>,
+}
+
+#[derive(Clone, Copy)]
+enum Style {
+    Bold,
+    Faint,
+    Green,
+    Cyan,
+}
+
+impl Screen {
+    /// Coloured on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    pub(crate) fn new() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            colour: std::io::stdout().is_terminal() && !refused,
+            steps: 0,
+            proven: Vec::new(),
+        }
+    }
+
+    pub(crate) fn title(&self, text: &str, below: &str) {
+        println!("{}\n{below}", self.paint(Style::Bold, text));
+    }
+
+    /// Begins the next step.
+    pub(crate) fn step(&mut self, headline: &str) {
+        self.steps += 1;
+        let headline = format!("{}. {headline}", self.steps);
+        println!("\n{}", self.paint(Style::Bold, headline));
+    }
+
+    pub(crate) fn say(&self, text: impl Display) {
+        println!("   {text}");
+    }
+
+    /// A command as a person would type it, and where.
+    pub(crate) fn command(&self, place: &str, command: &str) {
+        println!("   {} $ {}", place, self.paint(Style::Cyan, command));
+    }
+
+    /// What a program printed.
+    pub(crate) fn quote(&self, text: &str) {
+        for line in text.trim_end().lines() {
+            println!("   {} {line}", self.paint(Style::Faint, "|"));
+        }
+    }
+
+    /// Lines in columns, the first one being the headline.
+    pub(crate) fn table<const N: usize>(&self, rows: &[[String; N]]) {
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or_default()
+        });
+        for (n, row) in rows.iter().enumerate() {
+            let line: String = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}  "))
+                .collect();
+            match n {
+                0 => self.say(self.paint(Style::Faint, line.trim_end())),
+                _ => self.say(line.trim_end()),
+            }
+        }
+    }
+
+    /// Ticks `claim` off when it `holds`.
+    ///
+    /// # Errors
+    /// One sentence with what was expected, and what was `seen` instead.
+    pub(crate) fn prove(
+        &mut self,
+        claim: &str,
+        holds: bool,
+        seen: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if !holds {
+            bail!(
+                "step {} expected: {claim}; but saw: {}",
+                self.steps,
+                seen().trim_end()
+            );
+        }
+        println!("   {} {claim}", self.paint(Style::Green, "✓"));
+        self.proven.push((self.steps, claim.to_owned()));
+        Ok(())
+    }
+
+    /// All that was proven, again.
+    pub(crate) fn summary(&self) {
+        let headline = format!("Proven on this machine, {} things", self.proven.len());
+        println!("\n{}", self.paint(Style::Bold, headline));
+        for (step, claim) in &self.proven {
+            println!("   {} {step}. {claim}", self.paint(Style::Green, "✓"));
+        }
+    }
+
+    fn paint(&self, style: Style, text: impl Display) -> String {
+        let code = match style {
+            Style::Bold => 1,
+            Style::Faint => 2,
+            Style::Green => 32,
+            Style::Cyan => 36,
+        };
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
+    }
+}
