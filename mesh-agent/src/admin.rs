@@ -1,10 +1,24 @@
 //! The agent's administrative interface: metrics and readiness over HTTP on the node,
 //! and what the command line asks over a unix socket. The agent implements
-//! [`AgentView`]; nothing here changes the agent's state.
+//! [`AgentView`] and starts the servers; nothing here changes the agent's state.
 
 pub mod api;
+pub mod client;
+mod gauges;
+mod routes;
+mod serve;
+mod socket;
 
-use crate::observe::ConnectionInfo;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::observe::{ConnectionInfo, Registry};
+
+pub use socket::AdminSocket;
 
 /// What the administrative interface may read of the agent. Every method is called off
 /// the data plane's threads, and may block briefly.
@@ -21,3 +35,83 @@ pub trait AgentView: Send + Sync + 'static {
     /// The sentences, never empty.
     fn ready(&self) -> Result<(), Vec<String>>;
 }
+
+/// Name of the administrative socket in the run directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+
+/// Where the agent with this run directory is to be found.
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join(SOCKET_NAME)
+}
+
+/// Why an administrative listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The TCP address.
+    #[error("cannot listen on the admin address {address}: {source}; choose another with --admin")]
+    Bind {
+        /// What was to be bound.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The run directory or the socket in it.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The run directory is not ours alone.
+    #[error("{} {wrong}; choose another run directory with --run-dir", path.display())]
+    RunDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
+}
+
+/// What both servers answer from. Clones share it.
+#[derive(Clone)]
+pub struct Admin {
+    view: Arc<dyn AgentView>,
+    registry: Arc<Registry>,
+}
+
+impl Admin {
+    /// An interface to `view` and `registry`, into which it puts the gauges that follow
+    /// from [`AgentView::status`].
+    pub fn new(view: Arc<dyn AgentView>, registry: Arc<Registry>) -> Self {
+        gauges::register(&registry, &view);
+        Self { view, registry }
+    }
+
+    /// Serves metrics and readiness to the node until `stop` completes. Dropping the
+    /// future stops it too.
+    pub async fn serve_node(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        serve::serve(listener, self.clone(), routes::Surface::Node, stop).await;
+    }
+
+    /// Serves the command line until `stop` completes, then removes the socket unless
+    /// another agent has taken its place.
+    pub async fn serve_socket(&self, socket: AdminSocket, stop: impl Future<Output = ()>) {
+        serve::serve(socket, self.clone(), routes::Surface::Socket, stop).await;
+    }
+}
+
+/// Opens the listener for [`Admin::serve_node`].
+///
+/// # Errors
+/// [`AdminError::Bind`], when the address is taken or not this node's.
+pub async fn listen_node(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AdminError::Bind { address, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,29 +7,33 @@
 //! redirected; a new configuration is in force before what it no longer permits
 //! is cut.
 
+mod events;
 mod fleet;
 mod limits;
 mod plan;
 mod view;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::admin;
+use crate::admin::{self, Admin, AdminSocket, AgentView};
 use crate::config::FolderSource;
 use crate::identity::{EmbeddedCa, SvidStore};
 use crate::intercept::{self, Interceptor};
 use crate::model::World;
 use crate::netns::NetnsThread;
+use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
 
 use fleet::Fleet;
-use view::View;
+use view::{Phase, View};
 
 /// How often pods that could not be enrolled are tried again, and those that are
 /// enrolled are looked after. The kernel tells nobody of a namespace that comes
@@ -40,7 +44,7 @@ const TICK: Duration = Duration::from_millis(500);
 const RELAX_EVERY: u32 = 20;
 
 /// What one agent is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Folder of Kubernetes-shaped YAML.
     pub config: PathBuf,
@@ -57,11 +61,14 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Metrics and readiness.
     pub admin: SocketAddr,
-    /// Worker threads; 0 for one per processor.
-    pub workers: usize,
+    /// Threads that carry traffic.
+    pub workers: NonZeroUsize,
     /// How long connections may go on after SIGTERM.
     pub drain_timeout: Duration,
 }
+
+/// Time for the access log's last lines to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why the agent could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -86,47 +93,76 @@ pub enum Error {
     Start(#[source] std::io::Error),
 }
 
-/// Runs the agent until `stop` turns true, then drains it.
+/// Runs the agent until `stop` turns true, then drains it. Its log goes to `log`.
 ///
 /// # Errors
 /// What keeps it from starting, each with its cure. Once it runs, a fault in the
 /// configuration or in one pod is reported and the rest goes on.
-pub async fn run(options: Options, stop: watch::Receiver<bool>) -> Result<(), Error> {
+pub async fn run(
+    options: Options,
+    log: &LogQueue,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Error> {
     limits::raise_open_files();
-    let registry = Registry::new();
-    let observer = Observer::new(&registry, AccessLog::new());
-    let interceptor = Arc::new(Interceptor::open(&intercept::Options {
+    let registry = Arc::new(Registry::new());
+    log.register(&registry);
+    let access = AccessLog::spawn(log.dropped()).map_err(Error::Start)?;
+    let observer = Observer::new(&registry, access);
+    let interceptor = Interceptor::open(&intercept::Options {
         pods_cgroup: options.pods_cgroup.clone(),
         pin_dir: options.pin_dir.clone(),
         agent_cgroup: None,
-    })?);
+    })?;
+    let interceptor = Arc::new(interceptor);
     tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
         pin_dir = %options.pin_dir.display(), "kernel programs attached");
 
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
-    let authority =
-        EmbeddedCa::open(&options.state_dir, &first.world.mesh().trust_domain)?;
+    let authority = EmbeddedCa::open(&options.state_dir, &first.world.mesh().trust_domain)?;
     let svids = SvidStore::new(Arc::new(authority));
-    let generation = Generation { number: 0, world: Arc::new(World::default()), complete: false };
-    let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), generation);
-    let workers = Workers::start(worker_count(options.workers), &shared)?;
-    let netns_thread = NetnsThread::start().map_err(Error::Start)?;
-    let fleet = Fleet::new(Arc::clone(&shared), workers, netns_thread, Arc::clone(&svids), &options);
+    let nothing = Generation { number: 0, world: Arc::new(World::default()), complete: false };
+    let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), nothing);
+    let workers = Workers::start(options.workers.get(), &shared)?;
+    let thread = NetnsThread::start().map_err(Error::Start)?;
+    let fleet = Fleet::new(Arc::clone(&shared), workers, thread, Arc::clone(&svids), &options);
     let fleet = Arc::new(fleet);
-    let view = Arc::new(View::new(&options, Arc::clone(&shared), Arc::clone(&fleet), svids));
-    let admin = admin::serve(&options.admin_options(), registry, Arc::clone(&view) as _).await?;
+    let view = View::new(&options, &shared, &fleet, svids, log.dropped());
+    let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
+    let _events = events::watch(&interceptor);
 
     fleet.apply(first).await;
-    view.synced();
+    view.enter(Phase::Serving);
     tracing::info!(node = %options.node, "the agent is ready");
     tend(&fleet, &mut source, stop).await;
 
-    view.draining();
+    view.enter(Phase::Draining);
     drain(&shared, options.drain_timeout).await;
-    drop(admin);
-    observer.access_log().flush();
+    let access = observer.access_log().clone();
+    // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
+    let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
     Ok(())
+}
+
+/// Starts both administrative servers. They end when what is returned is dropped.
+async fn serve_admin(
+    options: &Options,
+    view: &Arc<View>,
+    registry: Arc<Registry>,
+) -> Result<(watch::Sender<()>, JoinSet<()>), Error> {
+    let node = admin::listen_node(options.admin).await?;
+    let socket = AdminSocket::bind(&options.run_dir)?;
+    let admin = Admin::new(Arc::clone(view) as Arc<dyn AgentView>, registry);
+    let (ended, end) = watch::channel(());
+    let until = |mut end: watch::Receiver<()>| async move {
+        let _ = end.changed().await;
+    };
+    let mut servers = JoinSet::new();
+    let (for_node, for_socket) = (until(end.clone()), until(end));
+    let second = admin.clone();
+    servers.spawn(async move { admin.serve_node(node, for_node).await });
+    servers.spawn(async move { second.serve_socket(socket, for_socket).await });
+    Ok((ended, servers))
 }
 
 /// Brings the node in line with each change, until told to stop.
@@ -160,12 +196,5 @@ async fn drain(shared: &Shared, limit: Duration) {
         tracing::warn!(connections = cut, "the time to drain is over: cutting what is left");
         // Each cut connection writes its line and leaves the table.
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
-    }
-}
-
-fn worker_count(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
     }
 }

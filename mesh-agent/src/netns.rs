@@ -5,21 +5,24 @@
 //! ([`NetnsThread`]); a worker thread of the data plane never enters a pod. What
 //! the workers need, unconnected sockets, waits for them in a [`SocketStash`].
 
-#![expect(unsafe_code, reason = "socket options that nix does not know")]
+#![expect(unsafe_code, reason = "a socket option that nix does not know; descriptors made our own")]
 
 mod stash;
 mod thread;
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, listen,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, accept4, bind, listen,
     setsockopt, socket, sockopt,
 };
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::intercept::NetnsCookie;
 
@@ -141,14 +144,36 @@ fn own_netns_cookie() -> io::Result<NetnsCookie> {
     Ok(NetnsCookie(cookie))
 }
 
-/// Accepts one connection as a non-blocking descriptor, without registering it
-/// with the calling worker's reactor: the connection may go to another worker.
-///
-/// # Errors
-/// Those of `accept4(2)`.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<std::net::TcpStream> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let fd = nix::sys::socket::accept4(listener.as_raw_fd(), flags)?;
-    // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
-    Ok(unsafe { std::net::TcpStream::from_raw_fd(fd) })
+/// A listener on a worker's reactor. What it accepts is registered with none yet:
+/// the connection may go to another worker.
+#[derive(Debug)]
+pub struct Acceptor(AsyncFd<TcpListener>);
+
+impl Acceptor {
+    /// Registers the listener with the calling worker's reactor.
+    ///
+    /// # Errors
+    /// When the reactor does not take it.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: a `TcpListener` owns its descriptor and keeps it until it is dropped, which
+        // is when the `AsyncFd` that owns it is.
+        let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// The next connection, as a non-blocking descriptor.
+    ///
+    /// # Errors
+    /// Those of `accept4(2)`.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let accepted = ready.try_io(|listener| Ok(accept4(listener.as_raw_fd(), flags)?));
+            if let Ok(accepted) = accepted {
+                // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
+                return accepted.map(|fd| unsafe { TcpStream::from_raw_fd(fd) });
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use tokio::sync::Notify;
 
 pub use access::AccessLog;
 pub use connection::{Connection, Opening};
@@ -39,6 +40,7 @@ pub struct Observer {
     access: AccessLog,
     refused: Family<EndLabels, Counter>,
     broken: Family<EndLabels, Counter>,
+    one_ended: Notify,
 }
 
 impl Observer {
@@ -65,6 +67,7 @@ impl Observer {
             access,
             refused,
             broken,
+            one_ended: Notify::new(),
         })
     }
 
@@ -92,6 +95,20 @@ impl Observer {
     /// How many connections are open now.
     pub fn open_connections(&self) -> usize {
         self.table.len()
+    }
+
+    /// Completes once no connection is open.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.one_ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            // Enlist before looking, or an end between the two would go unnoticed.
+            ended.as_mut().enable();
+            if self.open_connections() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Cuts every open connection that `which` picks, and says how many. For changes of
@@ -122,6 +139,7 @@ impl Observer {
     fn ended(&self, connection: &LiveConnection, established: bool, outcome: Outcome) {
         self.traffic.closed(connection, outcome.reason());
         self.table.remove(connection.id());
+        self.one_ended.notify_waiters();
         let Some(reason) = outcome.reason() else {
             return;
         };

@@ -29,6 +29,7 @@ use crate::intercept::Interceptor;
 use crate::model::World;
 use crate::observe::Observer;
 
+pub use plaintext::is_inbound_plaintext;
 pub use pod::{Pod, PodParts};
 pub use worker::{Workers, WorkersError};
 

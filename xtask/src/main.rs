@@ -1,2 +1,96 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands. `cargo xtask demo` and `cargo xtask test` need root and cargo,
+//! and bring everything else themselves; each module says what it brings.
+
+mod apt;
+mod build;
+mod command;
+mod demo;
+mod kernels;
+mod phases;
+mod test;
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, shows and tests Isthmus",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up the eBPF toolchain, build the kernel programs and the agent
+    Build {
+        /// With optimisations
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show the mesh at work on this machine, with no cluster, and remove it again
+    Demo {
+        /// Leave it running and print the commands to look around
+        #[arg(long, conflicts_with = "clean")]
+        keep: bool,
+        /// Remove what `--keep` left
+        #[arg(long)]
+        clean: bool,
+    },
+    /// Formatting, lints, unit tests, privileged tests, and the core on other kernels; or one test
+    Test {
+        /// Run only tests whose names contain this
+        name: Option<String>,
+    },
+    /// Run the core of the privileged tests on real Linux 6.1 and 6.12, under emulation
+    Kernels,
+    /// First figures: throughput, latency and connections per second, against plain TCP
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Build { release } => build::everything(release).map(drop),
+        Task::Demo { keep, clean } => demo::run(keep, clean),
+        Task::Test { name: Some(name) } => test::one(&name),
+        Task::Test { name: None } => test::all(),
+        Task::Kernels => kernels::command(),
+        Task::Bench => demo::bench(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+/// Where everything built goes, whatever `CARGO_TARGET_DIR` says.
+fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Refuses to go on without root, and says why it is needed.
+fn require_root() -> Result<()> {
+    let output = command::Run::new("id").arg("-u").output()?;
+    anyhow::ensure!(
+        output.trim() == "0",
+        "this needs root, for network namespaces, cgroups and eBPF: run it as root"
+    );
+    Ok(())
+}

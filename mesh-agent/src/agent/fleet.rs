@@ -144,6 +144,11 @@ impl Fleet {
         self.lock().reset
     }
 
+    /// Open tunnels to other nodes; blocks for a moment.
+    pub(super) fn tunnels(&self) -> usize {
+        self.workers.tunnels()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,7 +233,7 @@ impl Fleet {
                 Arc::ptr_eq(connection.pod(), &labels)
             });
         }
-        self.workers.forget(&pod).await;
+        self.workers.forget(&pod, !alive).await;
         tracing::info!(pod = %uid, alive, "released");
     }
 
@@ -284,7 +289,8 @@ impl Fleet {
         let pending = world.workloads().any(|w| w.local.is_some() && self.pod(&w.uid).is_none());
         for pod in kernel.iter().filter(|pod| !ours.contains(&pod.netns)) {
             // A pod that is wanted and cannot be enrolled now may be this one.
-            if pod.alive && (!complete || pending) {
+            let alive = pod.lookup.as_ref().is_some_and(|link| link.attached);
+            if alive && (!complete || pending) {
                 tracing::warn!(netns = pod.netns.0, "a pod of an earlier agent stays refused: {}",
                     if complete { "another pod could not be enrolled" } else { "the configuration is not complete" });
             } else if let Err(error) = self.shared.interceptor.release(pod.netns) {

@@ -23,7 +23,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(
+    pub(crate) fn new(
         origin: &Origin,
         object: impl Into<String>,
         field: impl Into<String>,

@@ -150,7 +150,9 @@ impl<V: SampleValue + 'static, F: Fn() -> Vec<Sample<V>> + Send + Sync + 'static
             if sample.labels.is_empty() {
                 sample.value.encode(&mut metric)?;
             } else {
-                sample.value.encode(&mut metric.encode_family(&sample.labels)?)?;
+                sample
+                    .value
+                    .encode(&mut metric.encode_family(&sample.labels)?)?;
             }
         }
         Ok(())

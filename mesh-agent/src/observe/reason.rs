@@ -107,6 +107,9 @@ reasons! {
     NoOriginalDestination, "NO_ORIGINAL_DESTINATION", Network,
         "A connection reached the pod's outbound listener without a recorded original destination.",
         "nothing should dial that listener directly; if nothing does, report it with the agent's log";
+    DestinationUnknown, "DESTINATION_UNKNOWN", Deny,
+        "Whether the destination is in the mesh is not known: the configuration is not complete, or contradicts itself there.",
+        "mend what mesh-agent problems lists: a file that cannot be read, or two objects with one address";
     NoCredential, "NO_CREDENTIAL", Identity,
         "The pod's identity has no certificate yet, or it could not be renewed.",
         "look for issuing errors in the agent's log and at the state directory's permissions";

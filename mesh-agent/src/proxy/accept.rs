@@ -1,21 +1,19 @@
 //! Accepting a pod's connections, and telling what each one is.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
 use super::worker::{Job, Worker};
 use super::{Pod, inbound, outbound, plaintext};
 use crate::addr::{HBONE_PORT, canonical};
-use crate::netns;
+use crate::netns::Acceptor;
+use crate::observe::Reason;
 
 /// How long a released pod's listener still takes the connections whose TCP
 /// handshakes were under way: one initial retransmission timeout (RFC 6298 §2).
@@ -41,7 +39,7 @@ pub(super) async fn accept(worker: Rc<Worker>, pod: Arc<Pod>) {
     let Some(listener) = pod.take_listener() else {
         return; // somebody accepts already
     };
-    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+    let listener = match Acceptor::new(listener) {
         Ok(listener) => listener,
         Err(error) => return lost(&pod, &error),
     };
@@ -63,28 +61,23 @@ fn lost(pod: &Pod, error: &io::Error) {
 }
 
 /// Returns only when the listener itself fails.
-async fn take(
-    worker: &Rc<Worker>,
-    pod: &Arc<Pod>,
-    listener: &AsyncFd<TcpListener>,
-) -> io::Error {
+async fn take(worker: &Rc<Worker>, pod: &Arc<Pod>, listener: &Acceptor) -> io::Error {
     loop {
-        let mut ready = match listener.readable().await {
-            Ok(ready) => ready,
-            Err(error) => return error,
+        let error = match listener.accept().await {
+            Ok(stream) => {
+                hand_out(worker, pod, stream).await;
+                continue;
+            }
+            Err(error) => error,
         };
-        match ready.try_io(|listener| netns::accept(listener.as_fd())) {
-            Err(_would_block) => {}
-            Ok(Ok(stream)) => hand_out(worker, pod, stream).await,
-            Ok(Err(error)) => match error.raw_os_error() {
-                // The client is gone already; the next one waits.
-                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::EPERM) => {}
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    worker.shared.observer.out_of_descriptors(&error);
-                    tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
-                }
-                _ => return error,
-            },
+        match error.raw_os_error() {
+            // The client is gone already; the next one waits.
+            Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::EPERM) => {}
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                tracing::warn!(%error, reason = %Reason::FdLimit, "cannot accept: connections wait");
+                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+            }
+            _ => return error,
         }
     }
 }

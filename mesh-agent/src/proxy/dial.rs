@@ -5,7 +5,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -14,7 +13,6 @@ use tokio_rustls::client::TlsStream;
 use super::{Pod, Shared};
 use crate::addr::{ClientAddr, HBONE_PORT, canonical};
 use crate::identity::CredentialError;
-use crate::intercept::Interceptor;
 use crate::netns::Family;
 use crate::policy::{InboundPermit, PlainPermit, TunnelPermit};
 use crate::tls::{self, HandshakeFailure, Secured};
@@ -54,72 +52,48 @@ pub(super) enum TunnelError {
     NoCredential(#[from] CredentialError),
 }
 
-/// A connection to the pod's application, which sees the client's own address
-/// for as long as this lives.
-pub(super) struct AppConnection {
-    pub(super) stream: TcpStream,
-    pub(super) client: PublishedClient,
-}
-
-/// The client's address of one connection in the kernel's map, removed on drop.
-pub(super) struct PublishedClient {
-    interceptor: Arc<Interceptor>,
-    pod: Arc<Pod>,
-    local: SocketAddr,
-}
-
-impl Drop for PublishedClient {
-    fn drop(&mut self) {
-        self.interceptor.forget_client(self.pod.netns().cookie(), self.local);
-    }
-}
-
-/// Connects to the pod's own application at `to`, one of the pod's addresses.
+/// Connects to the pod's own application at `to`, one of the pod's addresses. The
+/// application is shown the `client`'s address as its peer's.
 pub(super) async fn application(
     shared: &Shared,
-    pod: &Arc<Pod>,
+    pod: &Pod,
     _permit: &InboundPermit,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<AppConnection, DialError> {
+) -> Result<TcpStream, DialError> {
     within_pod(shared, pod, to, client).await
 }
 
 /// Connects the pod to itself, as it asked by way of a service.
 pub(super) async fn own_application(
     shared: &Shared,
-    pod: &Arc<Pod>,
+    pod: &Pod,
     _permit: &PlainPermit,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<AppConnection, DialError> {
+) -> Result<TcpStream, DialError> {
     within_pod(shared, pod, to, client).await
 }
 
 async fn within_pod(
     shared: &Shared,
-    pod: &Arc<Pod>,
+    pod: &Pod,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<AppConnection, DialError> {
+) -> Result<TcpStream, DialError> {
     let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
     let published = shared.interceptor.publish_client(socket.as_fd(), client);
     if let Err(error) = published {
         return Err(DialError::NoSocket(error));
     }
     let stream = connect(socket.into(), to).await?;
-    let local = canonical(stream.local_addr().map_err(DialError::NoSocket)?);
-    let client = PublishedClient {
-        interceptor: Arc::clone(&shared.interceptor),
-        pod: Arc::clone(pod),
-        local,
-    };
     // Where nothing listens on a port of the ephemeral range, the kernel may choose that very
     // port as the source, and the socket connects to itself (RFC 9293 §3.5, simultaneous open).
-    if local == to {
+    let local = stream.local_addr().map_err(DialError::NoSocket)?;
+    if canonical(local) == to {
         return Err(DialError::Refused { to });
     }
-    Ok(AppConnection { stream, client })
+    Ok(stream)
 }
 
 /// Connects to an address outside the mesh.

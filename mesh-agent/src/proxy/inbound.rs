@@ -120,16 +120,16 @@ async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
     }
 }
 
-async fn carry(app: dial::AppConnection, incoming: Incoming, mut record: Connection) {
+async fn carry(app: TcpStream, incoming: Incoming, mut record: Connection) {
     let stream = match incoming.accept() {
         Ok(stream) => stream,
         Err(error) => {
-            relay::reset(app.stream);
+            relay::reset(app);
             return record.finish_with(Outcome::Failed(Reason::TunnelLost), error);
         }
     };
     record.established();
-    let end = relay::relay_tunnel(app.stream, stream, record.meter(), record.cut()).await;
+    let end = relay::relay_tunnel(app, stream, record.meter(), record.cut()).await;
     outcome(end, record);
 }
 
@@ -139,7 +139,7 @@ async fn connect(
     tunnel: &Tunnel,
     request: &Result<ConnectRequest, Malformed>,
     record: &Connection,
-) -> Result<dial::AppConnection, (Refusal, Failure)> {
+) -> Result<TcpStream, (Refusal, Failure)> {
     let request = request.as_ref().map_err(|malformed| {
         (Refusal::BadRequest, Failure::denied(Reason::BadRequest, malformed))
     })?;

@@ -12,7 +12,7 @@ use super::route::{Candidate, Route};
 use super::worker::Worker;
 use super::{Generation, Pod, dial};
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::hbone::{Baggage, ConnectRequest, TraceParent, TunnelStream};
+use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, OutboundPermit, Target};
 use crate::relay;
@@ -25,7 +25,7 @@ enum Upstream {
     Tunnel(TunnelStream),
     Plain(TcpStream),
     /// The pod's own application, by way of a Service.
-    Own(dial::AppConnection),
+    Own(TcpStream),
 }
 
 /// Serves one connection of the pod's application.
@@ -62,7 +62,7 @@ pub(super) async fn serve(
     let end = match upstream {
         Upstream::Tunnel(stream) => relay::relay_tunnel(app, stream, meter, cut).await,
         Upstream::Plain(stream) => relay::relay_tcp(app, stream, meter, cut).await,
-        Upstream::Own(own) => relay::relay_tcp(app, own.stream, meter, cut).await,
+        Upstream::Own(own) => relay::relay_tcp(app, own, meter, cut).await,
     };
     outcome(end, record);
 }
@@ -120,13 +120,13 @@ async fn attempt(
     match policy::outbound(target, generation.complete)? {
         OutboundPermit::Tunnel(permit) => {
             let request = request(pod, to, source);
-            let stream = worker.tunnels.open(pod, &permit, &request).await?;
-            record.set_security(stream.security());
+            let (stream, security) = worker.tunnels.open(pod, &permit, &request).await?;
+            record.set_security(security);
             if let Some(workload) = &candidate.workload {
                 let peer = worker.labels.workload(workload);
                 record.set_peer_identity(Arc::clone(&peer.identity));
             }
-            Ok(Upstream::Tunnel(stream.into_stream()))
+            Ok(Upstream::Tunnel(stream))
         }
         OutboundPermit::Plain(permit) if matches!(target, Target::SamePod) => {
             record.set_security(Security::Plaintext);
@@ -145,7 +145,7 @@ fn request(pod: &Pod, to: SocketAddr, source: SocketAddr) -> ConnectRequest {
     ConnectRequest {
         destination: to,
         forwarded_for: Some(ClientAddr(source)),
-        baggage: Some(Baggage::of(&pod.workload())),
+        baggage: pod.baggage(),
         traceparent: Some(TraceParent::generate()),
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn serve(
         }
     };
     record.established();
-    let end = relay::relay_tcp(app.stream, client, record.meter(), record.cut()).await;
+    let end = relay::relay_tcp(app, client, record.meter(), record.cut()).await;
     outcome(end, record);
 }
 
@@ -47,7 +47,7 @@ async fn connect(
     pod: &Arc<Pod>,
     local: SocketAddr,
     peer: SocketAddr,
-) -> Result<dial::AppConnection, Failure> {
+) -> Result<TcpStream, Failure> {
     let generation = worker.shared.generation.load();
     let mesh = generation.world.mesh();
     let permit = policy::inbound(Peer::Plaintext, mesh.inbound_mode, &mesh.trust_domain)?;

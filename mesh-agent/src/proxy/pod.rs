@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use crate::hbone::{Baggage, BaggageFields, WorkloadKind};
 use crate::identity::{Credential, CredentialError};
 use crate::model::Workload;
 use crate::netns::{Netns, NetnsThread, SocketStash};
@@ -44,6 +45,7 @@ pub struct Pod {
     epoch: u64,
     workload: ArcSwap<Workload>,
     labels: ArcSwap<PodLabels>,
+    baggage: ArcSwapOption<Baggage>,
     netns: Arc<Netns>,
     credential: ArcSwapOption<Credential>,
     /// Held here until a worker accepts on it; closed when that ends.
@@ -60,6 +62,7 @@ impl Pod {
         Arc::new(Self {
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
             labels: ArcSwap::from_pointee(pod_labels(&workload)),
+            baggage: ArcSwapOption::from_pointee(baggage(&workload)),
             workload: ArcSwap::new(workload),
             sockets: SocketStash::new(Arc::clone(&netns), thread),
             netns,
@@ -83,12 +86,18 @@ impl Pod {
     /// Takes a newer description of the same pod.
     pub fn describe(&self, workload: Arc<Workload>) {
         self.labels.store(Arc::new(pod_labels(&workload)));
+        self.baggage.store(baggage(&workload).map(Arc::new));
         self.workload.store(workload);
     }
 
     /// The labels with which its connections are counted and logged.
     pub fn labels(&self) -> Arc<PodLabels> {
         self.labels.load_full()
+    }
+
+    /// What its tunnels tell of it.
+    pub(super) fn baggage(&self) -> Option<Baggage> {
+        self.baggage.load().as_deref().cloned()
     }
 
     /// Its network namespace.
@@ -156,4 +165,14 @@ impl Pod {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.stage.subscribe().wait_for(|stage| reached(*stage)).await;
     }
+}
+
+fn baggage(workload: &Workload) -> Option<Baggage> {
+    Baggage::new(BaggageFields {
+        namespace: Some(Arc::clone(&workload.namespace)),
+        workload: Some((WorkloadKind::Pod, Arc::clone(&workload.name))),
+        service: workload.app.clone(),
+        version: workload.version.clone(),
+        ..BaggageFields::default()
+    })
 }

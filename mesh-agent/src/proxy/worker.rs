@@ -2,20 +2,28 @@
 //! it serves and the tunnels these use, and shares nothing with the others on
 //! the way of a connection.
 
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::labels::Labels;
 use super::tunnels::Tunnels;
 use super::{Pod, Shared, accept};
+use crate::hbone::PoolStats;
 
 /// Connections and commands waiting for a worker; past that, the pods' backlogs
 /// hold them.
 const QUEUE: usize = 1024;
+
+/// How long [`Workers::tunnels`] waits for the workers.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The running worker threads.
 pub struct Workers {
@@ -33,16 +41,33 @@ pub(super) enum Job {
     Listen(Arc<Pod>),
     /// Serve a connection that another worker accepted.
     Serve(Arc<Pod>, TcpStream),
-    /// Close the idle tunnels of a pod that was released, by its epoch.
-    Forget(u64),
+    /// Take the tunnels of a pod that left, by its epoch, out of use; cut them
+    /// when the pod is gone.
+    Forget { epoch: u64, gone: bool },
+    /// Say what tunnels there are.
+    Count(std_mpsc::SyncSender<PoolStats>),
 }
 
 /// A worker's own state, reached from every task on it.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) tunnels: Tunnels,
+    pub(super) labels: Labels,
     pub(super) inboxes: Rc<[mpsc::Sender<Job>]>,
     pub(super) index: usize,
+    seed: Cell<u64>,
+}
+
+impl Worker {
+    /// A number for spreading load: fast, and no secret (xorshift64, Marsaglia 2003).
+    pub(super) fn random(&self) -> u64 {
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        x
+    }
 }
 
 impl Workers {
@@ -59,10 +84,12 @@ impl Workers {
             let inboxes = inboxes.clone();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker {
-                    tunnels: Tunnels::new(&shared),
+                    tunnels: Tunnels::new(),
+                    labels: Labels::default(),
                     shared,
                     inboxes: inboxes.into(),
                     index,
+                    seed: Cell::new(RandomState::new().hash_one(index) | 1),
                 };
                 LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
             })?;
@@ -77,11 +104,25 @@ impl Workers {
         let _ = inbox.send(Job::Listen(pod)).await;
     }
 
-    /// Closes the idle tunnels of a released pod.
-    pub async fn forget(&self, pod: &Pod) {
+    /// Takes the tunnels of a pod that left the mesh out of use. Their streams go
+    /// on, unless the pod is `gone`.
+    pub async fn forget(&self, pod: &Pod, gone: bool) {
         for inbox in &self.inboxes {
-            let _ = inbox.send(Job::Forget(pod.epoch())).await;
+            let _ = inbox.send(Job::Forget { epoch: pod.epoch(), gone }).await;
         }
+    }
+
+    /// How many tunnels to other nodes there are. Blocks for a moment; a worker
+    /// that is too busy to answer is left out.
+    pub fn tunnels(&self) -> usize {
+        let (answer, answers) = std_mpsc::sync_channel(self.inboxes.len());
+        for inbox in &self.inboxes {
+            drop(inbox.try_send(Job::Count(answer.clone())));
+        }
+        drop(answer);
+        let deadline = Instant::now() + COUNT_TIMEOUT;
+        let next = || answers.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        std::iter::from_fn(|| next().ok()).map(|stats| stats.tunnels).sum()
     }
 }
 
@@ -94,7 +135,8 @@ async fn run(worker: Rc<Worker>, mut queue: mpsc::Receiver<Job>) {
             Job::Serve(pod, stream) => {
                 tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, stream));
             }
-            Job::Forget(epoch) => worker.tunnels.forget(epoch),
+            Job::Forget { epoch, gone } => worker.tunnels.forget(epoch, gone),
+            Job::Count(answer) => drop(answer.try_send(worker.tunnels.stats())),
         }
     }
 }

@@ -15,8 +15,20 @@ fn ipv4(protocol: u8, first: u8, total: u16, fragment: u16) -> [u8; 20] {
 fn ipv4_tcp_is_found_behind_options() {
     let plain = ipv4_transport(&ipv4(6, 0x45, 60, 0x4000));
     let options = ipv4_transport(&ipv4(6, 0x46, 60, 0));
-    assert_eq!(plain, Transport::Tcp { offset: 20, len: 40 });
-    assert_eq!(options, Transport::Tcp { offset: 24, len: 36 });
+    assert_eq!(
+        plain,
+        Transport::Tcp {
+            offset: 20,
+            len: 40
+        }
+    );
+    assert_eq!(
+        options,
+        Transport::Tcp {
+            offset: 24,
+            len: 36
+        }
+    );
     assert_eq!(ipv4_transport(&ipv4(17, 0x45, 60, 0)), Transport::Other);
 }
 
@@ -32,7 +44,13 @@ fn ipv4_that_hides_its_tcp_header_is_unreadable() {
     }
     // The first fragment of several holds the TCP header.
     let first = ipv4_transport(&ipv4(6, 0x45, 60, 0x2000));
-    assert_eq!(first, Transport::Tcp { offset: 20, len: 40 });
+    assert_eq!(
+        first,
+        Transport::Tcp {
+            offset: 20,
+            len: 40
+        }
+    );
 }
 
 #[test]
@@ -80,7 +98,12 @@ fn verdicts() {
     for (flags, payload, permissive, strict) in [
         (tcp::SYN, false, DropNewConnection, DropNewConnection),
         (tcp::SYN, true, DropNewConnection, DropNewConnection),
-        (tcp::SYN | tcp::RST, false, DropNewConnection, DropNewConnection),
+        (
+            tcp::SYN | tcp::RST,
+            false,
+            DropNewConnection,
+            DropNewConnection,
+        ),
         (tcp::SYN | tcp::ACK, false, Pass, DropStrict),
         (tcp::ACK, false, Pass, DropStrict),
         (tcp::ACK, true, Pass, DropStrict),
@@ -92,7 +115,11 @@ fn verdicts() {
     ] {
         let segment = Some(Segment { flags, payload });
         assert_eq!(decide(0, segment), permissive, "{flags:#x} {payload}");
-        assert_eq!(decide(CGROUP_STRICT, segment), strict, "{flags:#x} {payload}");
+        assert_eq!(
+            decide(CGROUP_STRICT, segment),
+            strict,
+            "{flags:#x} {payload}"
+        );
     }
     assert_eq!(decide(0, None), Verdict::DropUnreadable);
     assert_eq!(decide(CGROUP_STRICT, None), Verdict::DropUnreadable);

@@ -1,0 +1,141 @@
+//! The command line: what `mesh-agent` understands and, for every command but `run`,
+//! what it does. Called by `main`.
+
+pub mod check;
+mod clean;
+mod connections;
+mod human;
+mod output;
+pub mod run;
+mod status;
+mod table;
+mod workloads;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+
+use crate::admin::client::{self, ClientError};
+pub use output::Format;
+
+/// Where an agent's sockets are, unless told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/isthmus";
+/// Where an agent's eBPF links and maps are pinned, unless told otherwise.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/isthmus";
+/// Where the embedded authority keeps its keys, unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/isthmus";
+
+/// Isthmus: mutual TLS between pods, with nothing in the pods.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command of the binary.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node in the foreground.
+    Run(run::RunArgs),
+    /// Everything that looks at an agent, or after it.
+    #[command(flatten)]
+    Tool(Tool),
+}
+
+/// The commands beside `run`: each does its work and exits.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Show the running agent at a glance.
+    Status(Query),
+    /// List the workloads that the configuration names, and where each stands.
+    Workloads(Query),
+    /// List the open connections.
+    Connections(Query),
+    /// List what is wrong in the configuration.
+    Problems(Query),
+    /// Say whether this machine has what the agent needs, and what to do where it has not.
+    Check(check::CheckArgs),
+    /// Remove the programs that a stopped agent left in the kernel: its pods leave the mesh.
+    Clean(clean::CleanArgs),
+}
+
+/// Options of the commands that ask a running agent.
+#[derive(Clone, Debug, Args)]
+pub struct Query {
+    /// Form of the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+}
+
+/// Why a command failed, in one sentence for the person who gave it.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The agent could not be asked.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// The pins could not be removed.
+    #[error(transparent)]
+    Clean(#[from] clean::CleanError),
+    /// Standard output is gone.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Tool {
+    /// Carries the command out. The exit code is 1 when `check` found something missing.
+    ///
+    /// # Errors
+    /// See [`CliError`].
+    pub async fn run(&self) -> Result<ExitCode, CliError> {
+        match self {
+            Self::Status(query) => query.show("/status", status::render).await?,
+            Self::Workloads(query) => {
+                query
+                    .show("/workloads", |all: &Vec<_>| workloads::render(all))
+                    .await?;
+            }
+            Self::Connections(query) => {
+                query
+                    .show("/connections", |all: &Vec<_>| connections::render(all))
+                    .await?;
+            }
+            Self::Problems(query) => {
+                query
+                    .show("/problems", |all: &Vec<_>| status::render_problems(all))
+                    .await?;
+            }
+            Self::Check(args) => return Ok(check::run(args)?),
+            Self::Clean(args) => output::print(clean::clean(args).await?.as_bytes())?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Query {
+    /// Asks for `path` and prints the answer, as it came or as a table.
+    async fn show<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        table: fn(&T) -> String,
+    ) -> Result<(), CliError> {
+        let answer = client::get_raw(&self.run_dir, path).await?;
+        // Parsed for JSON too, so that an agent of another version is noticed either way.
+        let parsed: T = serde_json::from_slice(&answer).map_err(ClientError::Answer)?;
+        match self.output {
+            Format::Table => output::print(table(&parsed).as_bytes())?,
+            Format::Json => output::print_json(&answer)?,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

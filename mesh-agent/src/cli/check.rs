@@ -1,0 +1,93 @@
+//! `mesh-agent check`: what this machine has and lacks for the agent, with the cure.
+
+pub(super) mod host;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Format};
+
+/// Options of `mesh-agent check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Form of the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Where eBPF links and maps are to be pinned.
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// One thing that the agent needs or can use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is, in a few words.
+    pub name: String,
+    /// Whether it is there.
+    pub ok: bool,
+    /// Whether the agent cannot work without it.
+    pub required: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do when it is missing.
+    pub cure: String,
+}
+
+/// Prints the findings. The exit code is 1 when something required is missing.
+pub(super) fn run(args: &CheckArgs) -> io::Result<ExitCode> {
+    let findings = host::findings(&args.pin_dir);
+    match args.output {
+        Format::Table => output::print(render(&findings).as_bytes())?,
+        Format::Json => output::print_json(&serde_json::to_vec(&findings)?)?,
+    }
+    let missing = findings
+        .iter()
+        .any(|finding| finding.required && !finding.ok);
+    Ok(if missing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// One line a finding, the cure under what is missing, and a verdict.
+pub(super) fn render(findings: &[Finding]) -> String {
+    let width = findings
+        .iter()
+        .map(|finding| finding.name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut out = String::new();
+    for Finding {
+        name,
+        ok,
+        required,
+        detail,
+        cure,
+    } in findings
+    {
+        let mark = match (ok, required) {
+            (true, _) => "ok     ",
+            (false, true) => "MISSING",
+            (false, false) => "absent ",
+        };
+        out.push_str(&format!("{mark}  {name:<width$}  {detail}\n"));
+        if !ok && !cure.is_empty() {
+            out.push_str(&format!("         {:<width$}  → {cure}\n", ""));
+        }
+    }
+    let missing = findings
+        .iter()
+        .filter(|finding| finding.required && !finding.ok)
+        .count();
+    out.push_str(&match missing {
+        0 => "\nthis machine can run the agent\n".to_owned(),
+        1 => "\n1 thing that the agent needs is missing\n".to_owned(),
+        n => format!("\n{n} things that the agent needs are missing\n"),
+    });
+    out
+}

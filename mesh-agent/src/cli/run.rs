@@ -1,0 +1,75 @@
+//! The options of `mesh-agent run`, with their defaults. `main` hands the result to the
+//! agent.
+
+mod defaults;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::agent::Options;
+use crate::observe::logging;
+
+pub use defaults::DefaultError;
+pub(crate) use defaults::cgroup2_mount;
+
+/// Options of `mesh-agent run`, as given.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Folder of Kubernetes-shaped YAML to take the mesh from. It is watched.
+    #[arg(long, value_name = "DIR")]
+    pub config: PathBuf,
+    /// Name of this node, as the pods' spec.nodeName has it [default: the host name].
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Control group (v2) that holds all pods [default: the kubelet's].
+    #[arg(long, value_name = "DIR")]
+    pub pods_cgroup: Option<PathBuf>,
+    /// Where eBPF links and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Where the agent's sockets are.
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Where the embedded authority keeps its keys.
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Address of metrics and readiness.
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_ADMIN)]
+    pub admin: SocketAddr,
+    /// Threads that carry traffic [default: one for each CPU].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+    /// Seconds that open connections are given to end after SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u64,
+    /// Form of the log on standard error; RUST_LOG filters it.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: logging::Format,
+}
+
+/// Loopback alone, port 15020 as Istio's agents have it.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+impl RunArgs {
+    /// Fills in what was not given from the machine.
+    ///
+    /// # Errors
+    /// When the machine does not tell; the error names the option to give instead.
+    pub fn resolve(self) -> Result<Options, DefaultError> {
+        Ok(Options {
+            node: self.node.map_or_else(defaults::node, Ok)?,
+            pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
+            workers: self.workers.unwrap_or_else(defaults::workers),
+            config: self.config,
+            pin_dir: self.pin_dir,
+            run_dir: self.run_dir,
+            state_dir: self.state_dir,
+            admin: self.admin,
+            drain_timeout: Duration::from_secs(self.drain_timeout),
+        })
+    }
+}

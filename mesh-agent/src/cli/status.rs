@@ -1,0 +1,152 @@
+//! `mesh-agent status` and `mesh-agent problems` for people.
+
+use super::human;
+use super::table::{self, Kind};
+use crate::admin::api::{Attachment, CertificateStatus, Status};
+
+pub(super) fn render(status: &Status) -> String {
+    let mut out = String::new();
+    summary(&mut out, status);
+    attachments(&mut out, &status.kernel.attachments);
+    if !status.kernel.counters.is_empty() {
+        let rows: Vec<_> = status
+            .kernel
+            .counters
+            .iter()
+            .map(|(name, count)| vec![name.clone(), count.to_string()])
+            .collect();
+        section(
+            &mut out,
+            &[("KERNEL COUNTER", Kind::Elastic), ("COUNT", Kind::Number)],
+            &rows,
+        );
+    }
+    certificates(&mut out, &status.certificates);
+    if !status.config.problems.is_empty() {
+        out.push_str("\nPROBLEMS IN THE CONFIGURATION\n");
+        out.push_str(&render_problems(&status.config.problems));
+    }
+    out
+}
+
+/// One problem a line.
+pub(super) fn render_problems(problems: &[String]) -> String {
+    if problems.is_empty() {
+        return "the configuration has no problem\n".into();
+    }
+    problems
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect()
+}
+
+fn summary(out: &mut String, status: &Status) {
+    let mut line = |title: &str, text: String| out.push_str(&format!("{title:<14}{text}\n"));
+    let readiness = if status.ready { "ready" } else { "NOT READY" };
+    line("node", format!("{}, {readiness}", status.node));
+    for missing in &status.not_ready {
+        line("", missing.clone());
+    }
+    line(
+        "agent",
+        format!(
+            "version {}, pid {}, up {}",
+            status.version,
+            status.pid,
+            human::seconds(status.uptime_s)
+        ),
+    );
+    line(
+        "mesh",
+        format!(
+            "trust domain {}, {}",
+            status.trust_domain, status.inbound_mode
+        ),
+    );
+    let config = &status.config;
+    let problems = count(config.problems.len() as u64, "problem");
+    line(
+        "config",
+        format!(
+            "{}, generation {}, {problems}",
+            config.dir, config.generation
+        ),
+    );
+    line("kernel", status.kernel.release.clone());
+    line(
+        "traffic",
+        format!(
+            "{} open, {} open",
+            count(status.connections, "connection"),
+            count(status.tunnels, "tunnel")
+        ),
+    );
+    let limits = status.limits;
+    line(
+        "open files",
+        format!("{} of {}", limits.open_files, limits.max_open_files),
+    );
+    line(
+        "log",
+        format!("{} dropped", count(status.log_lines_dropped, "line")),
+    );
+}
+
+fn attachments(out: &mut String, attachments: &[Attachment]) {
+    let id = |id: Option<u32>| id.map_or_else(|| "-".into(), |id| id.to_string());
+    let rows: Vec<_> = attachments
+        .iter()
+        .map(|attachment| {
+            vec![
+                attachment.name.clone(),
+                if attachment.attached { "yes" } else { "NO" }.into(),
+                id(attachment.link_id),
+                id(attachment.prog_id),
+                attachment.tag.clone().unwrap_or_else(|| "-".into()),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("KERNEL PROGRAM", Kind::Elastic),
+        ("ATTACHED", Kind::Whole),
+        ("LINK", Kind::Number),
+        ("PROG", Kind::Number),
+        ("TAG", Kind::Whole),
+    ];
+    section(out, &columns, &rows);
+}
+
+fn certificates(out: &mut String, certificates: &[CertificateStatus]) {
+    let rows: Vec<_> = certificates
+        .iter()
+        .map(|certificate| {
+            vec![
+                certificate.identity.clone(),
+                certificate.serial.clone(),
+                human::until(certificate.expires_in_s),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("CERTIFICATE", Kind::Elastic),
+        ("SERIAL", Kind::Elastic),
+        ("EXPIRES IN", Kind::Number),
+    ];
+    section(out, &columns, &rows);
+}
+
+/// A table with an empty line before it, or nothing when it would be empty.
+fn section(out: &mut String, columns: &[(&str, Kind)], rows: &[Vec<String>]) {
+    if !rows.is_empty() {
+        out.push('\n');
+        out.push_str(&table::render(columns, rows));
+    }
+}
+
+fn count(number: u64, thing: &str) -> String {
+    match number {
+        0 => format!("no {thing}s"),
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
+}

@@ -1,0 +1,208 @@
+//! The agent's hold on the kernel: programs on the pods cgroup that hand a
+//! pod's TCP to the agent, maps that tell them of the pods, and pins that keep
+//! all of it in place while no agent runs. Nothing else in the agent knows of
+//! eBPF. `agent` opens one [`Interceptor`] and enrols pods with it; `proxy` asks
+//! it for original destinations and publishes clients.
+//!
+//! Two agents may hold the same pins at once, which is how an agent is replaced
+//! without a gap: the newer one puts its programs in the place of the older
+//! one's (link by link, each without an instant in between), enrols every pod
+//! anew with listeners of its own, and the older one drains. An older one must
+//! not enrol or release any more from then on. Only [`Interceptor::open`] itself
+//! excludes another open, by a lock on the pin directory.
+//!
+//! Maps of another [`mesh_common::ABI_VERSION`] are refused, not converted: the
+//! programs attached go on guarding, and nothing is lost but the upgrade.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use mesh_common::maps::{Client, Destination, Endpoint};
+use mesh_common::names;
+
+use crate::addr::{self, ClientAddr, OriginalDst};
+
+mod cgroup;
+mod counters;
+mod enrol;
+mod error;
+mod events;
+pub mod features;
+mod links;
+mod object;
+mod pins;
+mod pods;
+pub mod sockdiag;
+mod sys;
+
+pub use counters::Counters;
+pub use error::InterceptError;
+pub use events::{EventStream, KernelEvent, KernelEvents};
+pub use links::Attachment;
+pub use object::is_embedded;
+pub use pins::remove_all;
+pub use pods::{KernelPod, LookupLink, Slot};
+
+/// The kernel's number for a network namespace, never used again while the
+/// machine runs (`SO_NETNS_COOKIE`, Linux 5.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetnsCookie(pub u64);
+
+impl fmt::Display for NetnsCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the mesh is attached and pinned.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cgroup v2 directory above all pods.
+    pub pods_cgroup: PathBuf,
+    /// A directory on a bpf file system; made when it is absent.
+    pub pin_dir: PathBuf,
+    /// The cgroup v2 directory of the agent; found when it is not given.
+    pub agent_cgroup: Option<PathBuf>,
+}
+
+/// A pod that is to be handed to the agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Enrolment<'a> {
+    /// The pod's network namespace.
+    pub netns: BorrowedFd<'a>,
+    /// Its cookie.
+    pub netns_cookie: NetnsCookie,
+    /// The pod's cgroup v2 directory, below the pods cgroup.
+    pub cgroup: &'a Path,
+    /// One address of a family, or one of each.
+    pub addresses: &'a [IpAddr],
+    /// A TCP socket that listens inside the pod's namespace, on `[::]`, or on
+    /// `0.0.0.0` for a pod without IPv6.
+    pub listener: BorrowedFd<'a>,
+    /// Its port.
+    pub port: u16,
+    /// Whether plaintext older than the enrolment is cut off too.
+    pub strict: bool,
+}
+
+/// The kernel's side of the mesh, on one node. Dropping it leaves everything
+/// pinned in place but the programs' view of clients, which needs an agent.
+#[derive(Debug)]
+pub struct Interceptor {
+    options: Options,
+    programs: object::Programs,
+    maps: pins::Maps,
+    pods: Mutex<pods::Index>,
+    events: Mutex<Option<EventStream>>,
+    /// Lasts as long as the agent, and so is not pinned.
+    client_ops: OwnedFd,
+}
+
+impl Interceptor {
+    /// Loads the programs and puts them in place, taking over what an earlier
+    /// agent has pinned. Mounts nothing.
+    ///
+    /// # Errors
+    /// Says what is missing, and the cure. What an earlier agent has attached
+    /// stays attached then, by this or by the earlier agent's programs.
+    pub fn open(options: &Options) -> Result<Self, InterceptError> {
+        let pods_cgroup_id = cgroup::id(&options.pods_cgroup)?;
+        let agent_cgroup = match &options.agent_cgroup {
+            Some(path) => path.clone(),
+            None => cgroup::own()?,
+        };
+        let _lock = pins::lock(&options.pin_dir)?;
+        pins::check(options, pods_cgroup_id)?;
+        let (programs, events) = object::load(&options.pin_dir.join(names::MAPS_DIR))?;
+        let maps = pins::Maps::open(&options.pin_dir)?;
+        maps.claim(pods_cgroup_id)?;
+        links::attach_to_pods(&programs, options, pods_cgroup_id)?;
+        links::update_lookups(&programs, options)?;
+        let client_ops = links::attach_to_agent(&programs, &agent_cgroup)?;
+        let index = pods::Index::read(&maps)?;
+        Ok(Self {
+            options: options.clone(),
+            programs,
+            maps,
+            pods: Mutex::new(index),
+            events: Mutex::new(Some(EventStream::new(events))),
+            client_ops,
+        })
+    }
+
+    /// Where a connection that the agent has accepted in the namespace `netns`
+    /// from `source` wanted to go, and the cgroup id of its pod. Answers once;
+    /// `None` afterwards and for what was never redirected.
+    pub fn take_original_destination(
+        &self,
+        netns: NetnsCookie,
+        source: SocketAddr,
+    ) -> Option<(OriginalDst, u64)> {
+        let key = endpoint(netns, source);
+        let found = sys::take::<_, Destination>(self.maps.destinations.as_fd(), &key);
+        let wanted = found.ok().flatten()?;
+        let ip = addr::from_bytes(wanted.ip.bytes);
+        let destination = OriginalDst(SocketAddr::new(ip, wanted.port));
+        Some((destination, wanted.cgroup_id))
+    }
+
+    /// Makes whoever accepts the connection that `socket` is about to open see
+    /// `client` as its peer. To be called before `connect()`, from the agent's
+    /// own cgroup.
+    ///
+    /// # Errors
+    /// Those of the kernel, which may lack memory for it.
+    pub fn publish_client(&self, socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let value = Client {
+            ip: ip_of(client.0.ip()),
+            port: client.0.port(),
+            reserved: [0; 2],
+        };
+        sys::update(self.maps.client_of.as_fd(), &socket.as_raw_fd(), &value)
+    }
+
+    /// Forgets the client of a connection that the agent had opened from `local`
+    /// in the namespace `netns`; to be called when it has ended.
+    pub fn forget_client(&self, netns: NetnsCookie, local: SocketAddr) {
+        // What cannot be deleted is overwritten or evicted in time.
+        let _absent = sys::delete(self.maps.clients.as_fd(), &endpoint(netns, local));
+    }
+
+    /// What the programs have counted, since the maps were made.
+    ///
+    /// # Errors
+    /// Those of reading a map.
+    pub fn counters(&self) -> Result<Counters, InterceptError> {
+        Counters::read(self.maps.counters.as_fd())
+    }
+
+    /// The refusals and drops that the programs tell of; `None` after the first
+    /// call, since the ring has one reader.
+    pub fn events(&self) -> Option<EventStream> {
+        let mut events = self.events.lock().unwrap_or_else(|dead| dead.into_inner());
+        events.take()
+    }
+
+    /// The programs' attachments to the pods cgroup and to the agent's, as the
+    /// kernel has them now.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        let mut attachments = links::attachments(&self.options.pin_dir);
+        attachments.push(links::describe(names::CLIENT_OPS, self.client_ops.as_fd()));
+        attachments
+    }
+}
+
+fn endpoint(netns: NetnsCookie, address: SocketAddr) -> Endpoint {
+    Endpoint::new(netns.0, ip_of(address.ip()), address.port())
+}
+
+fn ip_of(ip: IpAddr) -> mesh_common::ip::Ip {
+    mesh_common::ip::Ip {
+        bytes: addr::to_bytes(ip),
+    }
+}

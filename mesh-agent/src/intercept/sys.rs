@@ -1,0 +1,351 @@
+//! The calls of bpf(2) that are made here rather than by the loader library:
+//! links that are replaced in place, maps without an allocation on the way, and
+//! sockhash values. Called by the rest of `intercept` only.
+#![expect(unsafe_code, reason = "bpf(2) takes raw pointers")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya::Pod;
+
+/// Commands, as numbered by the kernel's uapi/linux/bpf.h.
+mod command {
+    pub(super) const MAP_LOOKUP_ELEM: u32 = 1;
+    pub(super) const MAP_UPDATE_ELEM: u32 = 2;
+    pub(super) const MAP_DELETE_ELEM: u32 = 3;
+    pub(super) const MAP_GET_NEXT_KEY: u32 = 4;
+    pub(super) const OBJ_PIN: u32 = 6;
+    pub(super) const OBJ_GET: u32 = 7;
+    pub(super) const PROG_GET_FD_BY_ID: u32 = 13;
+    pub(super) const OBJ_GET_INFO_BY_FD: u32 = 15;
+    pub(super) const MAP_LOOKUP_AND_DELETE_ELEM: u32 = 21;
+    pub(super) const LINK_CREATE: u32 = 28;
+    pub(super) const LINK_UPDATE: u32 = 29;
+    pub(super) const LINK_DETACH: u32 = 34;
+}
+
+/// Where a program can be attached (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum AttachType {
+    CgroupIngress = 0,
+    CgroupEgress = 1,
+    CgroupSockOps = 3,
+    CgroupConnect4 = 10,
+    CgroupConnect6 = 11,
+    CgroupGetpeername4 = 29,
+    CgroupGetpeername6 = 30,
+    SkLookup = 36,
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkInfo {
+    pub(super) id: u32,
+    pub(super) prog_id: u32,
+    /// The cgroup id of a cgroup link; 0 once that cgroup is gone.
+    pub(super) cgroup_id: u64,
+    /// The inode of a netns link's namespace; 0 once it is gone.
+    pub(super) netns_ino: u32,
+}
+
+/// What the kernel says of a program.
+#[derive(Clone, Debug)]
+pub(super) struct ProgInfo {
+    pub(super) id: u32,
+    pub(super) tag: [u8; 8],
+    pub(super) name: String,
+}
+
+#[repr(C)]
+struct ElemAttr {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    /// Value, or the next key.
+    value: u64,
+    flags: u64,
+}
+
+/// Reads the value under `key`; `None` when there is none.
+pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    read(command::MAP_LOOKUP_ELEM, map, key)
+}
+
+/// Reads and removes the value under `key` in one step, for hash maps.
+pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    read(command::MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+fn read<K: Pod, V: Pod>(command: u32, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::zeroed();
+    let attr = elem(map, key, value.as_mut_ptr().addr() as u64, 0);
+    match bpf(command, &attr) {
+        // SAFETY: zeroed above and perhaps written by the kernel; `Pod` types
+        // are valid for every bit pattern.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads an entry of a per-CPU array: one value a possible CPU, each in a slot
+/// of 8 bytes.
+pub(super) fn lookup_per_cpu(map: BorrowedFd<'_>, key: u32, cpus: usize) -> io::Result<Vec<u64>> {
+    let mut values = vec![0u64; cpus];
+    let attr = elem(map, &key, values.as_mut_ptr().addr() as u64, 0);
+    bpf(command::MAP_LOOKUP_ELEM, &attr)?;
+    Ok(values)
+}
+
+/// Writes `value` under `key`, whether or not there is one already.
+pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let attr = elem(map, key, std::ptr::from_ref(value).addr() as u64, 0);
+    bpf(command::MAP_UPDATE_ELEM, &attr).map(drop)
+}
+
+/// Removes the value under `key`; `false` when there was none.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    match bpf(command::MAP_DELETE_ELEM, &elem(map, key, 0, 0)) {
+        Ok(_) => Ok(true),
+        // A sockhash says EINVAL for a key that it does not hold.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// All keys of a hash map. `limit` bounds the walk, which could otherwise start
+/// anew for ever while entries come and go.
+pub(super) fn keys<K: Pod>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<K>> {
+    let mut found: Vec<K> = Vec::new();
+    while found.len() < limit {
+        let mut next = MaybeUninit::<K>::zeroed();
+        let key = found
+            .last()
+            .map_or(0, |key| std::ptr::from_ref(key).addr() as u64);
+        let attr = ElemAttr {
+            map_fd: raw(map),
+            reserved: 0,
+            key,
+            value: next.as_mut_ptr().addr() as u64,
+            flags: 0,
+        };
+        match bpf(command::MAP_GET_NEXT_KEY, &attr) {
+            // SAFETY: as in `read`.
+            Ok(_) => found.push(unsafe { next.assume_init() }),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn elem<K: Pod>(map: BorrowedFd<'_>, key: &K, value: u64, flags: u64) -> ElemAttr {
+    ElemAttr {
+        map_fd: raw(map),
+        reserved: 0,
+        key: std::ptr::from_ref(key).addr() as u64,
+        value,
+        flags,
+    }
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Pins a link or a map at `path`, on a bpf file system.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjectAttr {
+        path: path.as_ptr().addr() as u64,
+        fd: raw(object),
+        flags: 0,
+    };
+    bpf(command::OBJ_PIN, &attr).map(drop)
+}
+
+/// Opens what is pinned at `path`; `None` when nothing is.
+pub(super) fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjectAttr {
+        path: path.as_ptr().addr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    match bpf_fd(command::OBJ_GET, &attr) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup or a network namespace. The link lasts as
+/// long as the descriptor or a pin of it.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    let attr = LinkCreateAttr {
+        prog_fd: raw(program),
+        target_fd: raw(target),
+        attach_type: attach_type as u32,
+        flags: 0,
+    };
+    bpf_fd(command::LINK_CREATE, &attr)
+}
+
+#[repr(C)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Puts `program` in the place of the link's program, without an instant in
+/// which there is none. ENOLINK when what it was attached to is gone.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = LinkUpdateAttr {
+        link_fd: raw(link),
+        new_prog_fd: raw(program),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(command::LINK_UPDATE, &attr).map(drop)
+}
+
+/// Detaches the link at once, whoever else still holds it.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(command::LINK_DETACH, &raw(link)).map(drop)
+}
+
+/// What the kernel says of `link`.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    /// `struct bpf_link_info`: the union holds cgroup id and attach type, or
+    /// netns inode and attach type.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Info {
+        link_type: u32,
+        id: u32,
+        prog_id: u32,
+        reserved: u32,
+        target: u64,
+        rest: [u64; 13],
+    }
+    const CGROUP: u32 = 3;
+    const NETNS: u32 = 5;
+    let mut info = Info::default();
+    info_by_fd(link, &mut info)?;
+    Ok(LinkInfo {
+        id: info.id,
+        prog_id: info.prog_id,
+        cgroup_id: if info.link_type == CGROUP {
+            info.target
+        } else {
+            0
+        },
+        netns_ino: if info.link_type == NETNS {
+            let [a, b, c, d, ..] = info.target.to_ne_bytes();
+            u32::from_ne_bytes([a, b, c, d])
+        } else {
+            0
+        },
+    })
+}
+
+/// What the kernel says of `program`.
+pub(super) fn prog_info(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
+    /// The beginning of `struct bpf_prog_info`; what is 0 asks for nothing.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Info {
+        prog_type: u32,
+        id: u32,
+        tag: [u8; 8],
+        lengths: [u32; 2],
+        instructions: [u64; 2],
+        load_time: u64,
+        created_by_uid: u32,
+        nr_map_ids: u32,
+        map_ids: u64,
+        name: [u8; 16],
+    }
+    let mut info = Info::default();
+    info_by_fd(program, &mut info)?;
+    let length = info.name.iter().position(|byte| *byte == 0).unwrap_or(16);
+    Ok(ProgInfo {
+        id: info.id,
+        tag: info.tag,
+        name: String::from_utf8_lossy(&info.name[..length]).into_owned(),
+    })
+}
+
+/// What the kernel says of the loaded program with this id.
+pub(super) fn prog_info_by_id(id: u32) -> io::Result<ProgInfo> {
+    let program = bpf_fd(command::PROG_GET_FD_BY_ID, &[id, 0, 0])?;
+    prog_info(std::os::fd::AsFd::as_fd(&program))
+}
+
+fn info_by_fd<T: Copy>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    #[repr(C)]
+    struct InfoAttr {
+        fd: u32,
+        len: u32,
+        info: u64,
+    }
+    let attr = InfoAttr {
+        fd: raw(object),
+        len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info).addr() as u64,
+    };
+    bpf(command::OBJ_GET_INFO_BY_FD, &attr).map(drop)
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn bpf_fd<T>(command: u32, attr: &T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: these commands return a descriptor that is the caller's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn bpf<T>(command: u32, attr: &T) -> io::Result<i64> {
+    // SAFETY: every `attr` here is a prefix of `union bpf_attr` for its command,
+    // the kernel takes what lies behind it as 0, and the pointers in it are to
+    // memory that lives until the call returns and is as large as the map's or
+    // the info's type says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attr),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}

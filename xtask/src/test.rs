@@ -1,0 +1,102 @@
+//! `cargo xtask test`: everything that must hold, in one run; or one test by its name.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::Run;
+use crate::phases::{Counted, Tally};
+use crate::{apt, build, kernels, toolchain};
+
+/// All phases; a failure in one does not keep the next from telling what it knows.
+pub(crate) fn all() -> Result<()> {
+    crate::require_root()?;
+    let mut tally = Tally::default();
+    tally.check("formatting", formatting);
+    let object = tally.check("kernel programs", build::kernel_programs);
+    let with_object = |run: Run| match &object {
+        Some(object) => run.env(build::OBJECT, object),
+        None => run,
+    };
+    tally.check("lints", || {
+        with_object(build::cargo("clippy --workspace --all-targets --quiet"))
+            .words("-- -D warnings")
+            .show()
+    });
+    if object.is_some() {
+        tally.check("lints of the kernel programs", kernel_lints);
+    }
+    tally.tests(
+        "unit tests",
+        with_object(build::cargo("test --no-fail-fast")),
+    );
+    let Some(object) = object else {
+        return tally.close();
+    };
+    let ready = tally.check("the agent and the tools of the tests", || {
+        apt::ensure_all("the privileged tests", apt::TEST_TOOLS)?;
+        build::userspace(&object, false)
+    });
+    if ready.is_some() {
+        tally.tests("privileged tests", privileged().env(build::OBJECT, &object));
+        kernels::phases(&mut tally);
+    }
+    tally.close()
+}
+
+/// The tests whose names contain `name`, wherever they live: unit tests first, since they
+/// need nothing; the privileged ones when no unit test has that name.
+pub(crate) fn one(name: &str) -> Result<()> {
+    let mut tally = Tally::default();
+    let Counted { passed, failed } =
+        tally.tests("unit tests", build::cargo("test --no-fail-fast").arg(name));
+    if passed + failed > 0 {
+        return tally.close();
+    }
+    crate::require_root()?;
+    apt::ensure_all("the privileged tests", apt::TEST_TOOLS)?;
+    let object = build::kernel_programs()?;
+    build::userspace(&object, false)?;
+    let Counted { passed, failed } = tally.tests(
+        "privileged tests",
+        privileged().env(build::OBJECT, &object).arg(name),
+    );
+    ensure!(passed + failed > 0, "no test has `{name}` in its name");
+    tally.close()
+}
+
+fn privileged() -> Run {
+    build::cargo("test --package isthmus-tests --no-fail-fast")
+}
+
+fn formatting() -> Result<()> {
+    build_component("fmt", "rustfmt")?;
+    Run::new("cargo").words("fmt --all --check").show()?;
+    Run::new("cargo")
+        .words("fmt --check")
+        .folder(&crate::root().join("mesh-ebpf"))
+        .show()
+}
+
+fn kernel_lints() -> Result<()> {
+    let kernel = toolchain::Kernel::choose()?;
+    if kernel == toolchain::Kernel::Debian {
+        // Its clippy is of another version, with other opinions; the pinned one has no `core`.
+        println!("the kernel programs' lints need the pinned toolchain's rust-src: left out here");
+        return Ok(());
+    }
+    kernel
+        .cargo("clippy --release --quiet")
+        .words("-- -D warnings")
+        .folder(&crate::root().join("mesh-ebpf"))
+        .show()
+}
+
+/// Asks rustup for a component of the pinned toolchain that is missing.
+fn build_component(command: &str, component: &str) -> Result<()> {
+    if Run::new("cargo").arg(command).arg("--version").succeeds() {
+        return Ok(());
+    }
+    println!("Asking rustup for {component}");
+    Run::new("rustup").words("component add").arg(component).output().map(drop).with_context(|| {
+        format!("`cargo {command}` is missing; `rustup component add {component}` brings it where rustup has a network")
+    })
+}
