@@ -1,7 +1,5 @@
 //! What to look at in a demo that was kept: commands that work as they are printed.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use isthmus_tests::mesh::{Node, Pod};
 use isthmus_tests::process::own_program;
@@ -17,9 +15,11 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
         screen,
         "the agents (each of them by its folder)",
         &both(stage, |node| {
-            let folder = node.run_dir().display().to_string();
             ["status", "workloads", "connections"]
-                .map(|command| format!("{agent} {command} --run-dir {folder}"))
+                .map(|command| {
+                    let folder = node.run_dir();
+                    format!("{agent} {command} --run-dir {}", folder.display())
+                })
                 .to_vec()
         }),
     );
@@ -43,14 +43,20 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
     section(
         screen,
         "what stands in the kernel",
-        &[
-            kernel(&stage.node_a)?,
-            vec![format!(
-                "bpftool map dump pinned {}",
-                stage.node_a.pin_dir().join("maps/isthmus_pods").display()
-            )],
-        ]
-        .concat(),
+        &both(stage, |node| {
+            let pins = node.pin_dir();
+            vec![
+                format!("bpftool cgroup tree {}", node.pods_cgroup().display()),
+                format!(
+                    "for link in {}/links/*; do bpftool link show pinned $link; done",
+                    pins.display()
+                ),
+                format!(
+                    "bpftool map dump pinned {}/maps/isthmus_pods",
+                    pins.display()
+                ),
+            ]
+        }),
     );
     section(
         screen,
@@ -80,7 +86,7 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
 fn section(screen: &Screen, what: &str, commands: &[String]) {
     screen.say(format!("# {what}"));
     for command in commands {
-        screen.bare_command(command);
+        screen.offer(command);
     }
 }
 
@@ -100,8 +106,4 @@ fn inside(pod: &Pod, command: &str) -> Result<String> {
         cgroup.display(),
         pod.netns().name()
     ))
-}
-
-fn kernel(node: &Node) -> Result<Vec<String>> {
-    Ok(Vec::new())
 }

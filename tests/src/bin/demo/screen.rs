@@ -42,6 +42,11 @@ impl Screen {
         println!("\n{}", self.paint(Style::Bold, headline));
     }
 
+    /// A headline that is no step.
+    pub(crate) fn headline(&self, text: &str) {
+        println!("\n{}", self.paint(Style::Bold, text));
+    }
+
     pub(crate) fn say(&self, text: impl Display) {
         println!("   {text}");
     }
@@ -49,6 +54,11 @@ impl Screen {
     /// A command as a person would type it, and where.
     pub(crate) fn command(&self, place: &str, command: &str) {
         println!("   {} $ {}", place, self.paint(Style::Cyan, command));
+    }
+
+    /// A command to be typed by the reader, with nothing before it.
+    pub(crate) fn offer(&self, command: &str) {
+        println!("{}", self.paint(Style::Cyan, command));
     }
 
     /// What a program printed.
@@ -101,8 +111,7 @@ impl Screen {
 
     /// All that was proven, again.
     pub(crate) fn summary(&self) {
-        let headline = format!("Proven on this machine, {} things", self.proven.len());
-        println!("\n{}", self.paint(Style::Bold, headline));
+        self.headline("What was proven");
         for (step, claim) in &self.proven {
             println!("   {} {step}. {claim}", self.paint(Style::Green, "✓"));
         }

@@ -43,14 +43,20 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<()> {
         || "the secret, in the clear".to_owned(),
     )?;
     let after = stage.nginx_log()?;
-    screen.prove("nginx heard of none of it", before == after, || after.clone())
+    screen.prove("nginx heard of none of it", before == after, || {
+        after.clone()
+    })
 }
 
 pub(super) fn back(screen: &mut Screen, stage: &Stage) -> Result<()> {
     screen.step("The agents are back");
     for node in [&stage.node_a, &stage.node_b] {
         node.start()?;
-        screen.say(format!("{} runs again, process {}.", node.name(), node.pid()?));
+        screen.say(format!(
+            "{} runs again, process {}.",
+            node.name(),
+            node.pid()?
+        ));
     }
     stage.wait_enrolled()?;
     let capture = stage.mesh.capture()?;

@@ -19,16 +19,26 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<Recording> {
     screen.step("A request from pod to pod");
     let capture = stage.mesh.capture()?;
     for (to, family) in [
-        (format!("{}:80", stage.service), "the Service's IPv4 address"),
-        (stage.web.v6(nginx::PORT).to_string(), "the pod's IPv6 address"),
+        (
+            format!("{}:80", stage.service),
+            "the Service's IPv4 address",
+        ),
+        (
+            stage.web.v6(nginx::PORT).to_string(),
+            "the pod's IPv6 address",
+        ),
     ] {
         let logs = (LogMark::now(&stage.node_a)?, LogMark::now(&stage.node_b)?);
         let got = curl(screen, &stage.shop, "shop", &to, SECRET)?;
         let claim = format!("nginx answered at {family}, and saw the client's real address");
         let holds = answered(&got, "web", &stage.shop, SECRET);
         screen.prove(&claim, holds, || outcome(&got))?;
-        let sent = logs.0.wait(&[("direction", "outbound"), ("pod", "default/shop")])?;
-        let came = logs.1.wait(&[("direction", "inbound"), ("pod", "default/web")])?;
+        let sent = logs
+            .0
+            .wait(&[("direction", "outbound"), ("pod", "default/shop")])?;
+        let came = logs
+            .1
+            .wait(&[("direction", "inbound"), ("pod", "default/web")])?;
         for (node, line) in [(&stage.node_a, &sent), (&stage.node_b, &came)] {
             tell(screen, node, line);
         }
@@ -58,5 +68,8 @@ fn tell(screen: &Screen, node: &Node, line: &Value) {
         field(line, "tls_suite")
     ));
     screen.say(format!("        from {}", field(line, "source_identity")));
-    screen.say(format!("        to   {}", field(line, "destination_identity")));
+    screen.say(format!(
+        "        to   {}",
+        field(line, "destination_identity")
+    ));
 }

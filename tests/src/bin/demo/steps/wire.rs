@@ -32,16 +32,20 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage, recording: &Recording) ->
         directions,
     )?;
     let beside = recording.beside(HBONE);
-    screen.prove("nothing else on the bridge carried data", beside.is_empty(), || {
-        format!("{beside:?}")
-    })?;
+    screen.prove(
+        "nothing else on the bridge carried data",
+        beside.is_empty(),
+        || format!("{beside:?}"),
+    )?;
     screen.prove(
         &format!("the secret {SECRET} is nowhere in the capture"),
         !recording.contains(SECRET.as_bytes()),
         || "the secret, in the clear".to_owned(),
     )?;
 
-    screen.say("To be sure that the capture would show a leak: the same between two outside the mesh.");
+    screen.say(
+        "To be sure that the capture would show a leak: the same between two outside the mesh.",
+    );
     let capture = stage.mesh.capture()?;
     let to = stage.plain.v4(nginx::PORT).to_string();
     let got = curl(screen, &stage.stranger, "stranger", &to, SECRET)?;
@@ -51,6 +55,12 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage, recording: &Recording) ->
     screen.prove(
         "without the mesh, the same capture reads the secret in the clear",
         holds,
-        || format!("{} frames without it, and {}", recording.frames(), outcome(&got)),
+        || {
+            format!(
+                "{} frames without it, and {}",
+                recording.frames(),
+                outcome(&got)
+            )
+        },
     )
 }
