@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use isthmus_tests::mesh::{Node, Pod};
 use isthmus_tests::process::own_program;
 
+use crate::nginx;
 use crate::screen::Screen;
 use crate::stage::Stage;
 
@@ -11,8 +12,7 @@ use crate::stage::Stage;
 pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
     screen.headline("It is left running. To look around:");
     let agent = own_program("mesh-agent")?.display().to_string();
-    section(
-        screen,
+    screen.offer(
         "the agents (each of them by its folder)",
         &both(stage, |node| {
             ["status", "workloads", "connections"]
@@ -23,25 +23,22 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
                 .to_vec()
         }),
     );
-    section(
-        screen,
+    screen.offer(
         "a request from shop (a process is of a pod when it is in its cgroup and its namespace)",
         &[
-            inside(&stage.shop, &format!("curl -sS http://{}/", stage.service))?,
-            inside(&stage.shop, &format!("curl -sS http://{}/", stage.web()))?,
+            inside(&stage.shop, &curl(&stage.service.to_string()))?,
+            inside(&stage.shop, &curl(&stage.web().to_string()))?,
         ],
     );
-    section(
-        screen,
+    screen.offer(
         "a request from outside the mesh, to be refused",
         &[format!(
-            "ip netns exec {} curl -sS http://{}/",
+            "ip netns exec {} {}",
             stage.stranger.netns().name(),
-            stage.web()
+            curl(&stage.web().to_string())
         )],
     );
-    section(
-        screen,
+    screen.offer(
         "what stands in the kernel",
         &both(stage, |node| {
             let pins = node.pin_dir();
@@ -58,16 +55,14 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
             ]
         }),
     );
-    section(
-        screen,
+    screen.offer(
         "the wire",
         &[format!(
             "ip netns exec {} tcpdump -ni br0 tcp",
             stage.mesh.bridge().name()
         )],
     );
-    section(
-        screen,
+    screen.offer(
         "configuration (change it: the agents watch it) and logs",
         &[
             format!("ls {}", stage.mesh.config().display()),
@@ -75,19 +70,12 @@ pub(crate) fn print(screen: &Screen, stage: &Stage) -> Result<()> {
             format!("tail -f {}", stage.node_b.log_file().display()),
         ],
     );
-    section(
-        screen,
-        "to remove it all",
-        &["cargo xtask demo --clean".to_owned()],
-    );
+    screen.offer("to remove it all", &["cargo xtask demo --clean".to_owned()]);
     Ok(())
 }
 
-fn section(screen: &Screen, what: &str, commands: &[String]) {
-    screen.say(format!("# {what}"));
-    for command in commands {
-        screen.offer(command);
-    }
+fn curl(to: &str) -> String {
+    format!("curl -sS http://{to}/ -H \"{}: hello\"", nginx::HEADER)
 }
 
 fn both(stage: &Stage, commands: impl Fn(&Node) -> Vec<String>) -> Vec<String> {

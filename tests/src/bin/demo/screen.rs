@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 pub(crate) struct Screen {
     colour: bool,
     steps: usize,
-    proven: Vec<(usize, String)>,
+    checks: usize,
+    proven: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -27,6 +28,7 @@ impl Screen {
         Self {
             colour: std::io::stdout().is_terminal() && !refused,
             steps: 0,
+            checks: 0,
             proven: Vec::new(),
         }
     }
@@ -38,8 +40,7 @@ impl Screen {
     /// Begins the next step.
     pub(crate) fn step(&mut self, headline: &str) {
         self.steps += 1;
-        let headline = format!("{}. {headline}", self.steps);
-        println!("\n{}", self.paint(Style::Bold, headline));
+        self.headline(&format!("{}. {headline}", self.steps));
     }
 
     /// A headline that is no step.
@@ -56,9 +57,12 @@ impl Screen {
         println!("   {} $ {}", place, self.paint(Style::Cyan, command));
     }
 
-    /// A command to be typed by the reader, with nothing before it.
-    pub(crate) fn offer(&self, command: &str) {
-        println!("{}", self.paint(Style::Cyan, command));
+    /// Commands to be typed by the reader, with nothing before them that a shell would mind.
+    pub(crate) fn offer(&self, what: &str, commands: &[String]) {
+        println!("\n{}", self.paint(Style::Faint, format!("# {what}")));
+        for command in commands {
+            println!("{}", self.paint(Style::Cyan, command));
+        }
     }
 
     /// What a program printed.
@@ -105,15 +109,20 @@ impl Screen {
             );
         }
         println!("   {} {claim}", self.paint(Style::Green, "✓"));
-        self.proven.push((self.steps, claim.to_owned()));
+        self.checks += 1;
         Ok(())
     }
 
-    /// All that was proven, again.
+    /// What the checks of the step prove together, for the summary.
+    pub(crate) fn conclude(&mut self, sentence: &str) {
+        self.proven.push(format!("{}. {sentence}", self.steps));
+    }
+
+    /// All conclusions.
     pub(crate) fn summary(&self) {
-        self.headline("What was proven");
-        for (step, claim) in &self.proven {
-            println!("   {} {step}. {claim}", self.paint(Style::Green, "✓"));
+        self.headline(&format!("What was proven, by {} checks", self.checks));
+        for sentence in &self.proven {
+            println!("   {} {sentence}", self.paint(Style::Green, "✓"));
         }
     }
 

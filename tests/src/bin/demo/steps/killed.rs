@@ -13,13 +13,13 @@ const SECRET: &str = "marker-2w8x5d";
 
 pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<()> {
     screen.step("Both agents killed with -9");
+    let capture = stage.mesh.capture()?;
+    let before = stage.nginx_log()?;
     for node in [&stage.node_a, &stage.node_b] {
         let pid = node.pid()?;
         node.kill9()?;
         screen.command(node.name(), &format!("kill -9 {pid}"));
     }
-    let before = stage.nginx_log()?;
-    let capture = stage.mesh.capture()?;
     let to = stage.web().to_string();
     for (client, name) in [(&stage.shop, "shop"), (&stage.stranger, "stranger")] {
         let got = curl(screen, client, name, &to, SECRET)?;
@@ -45,11 +45,14 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<()> {
     let after = stage.nginx_log()?;
     screen.prove("nginx heard of none of it", before == after, || {
         after.clone()
-    })
+    })?;
+    screen.conclude("An agent killed with -9 leaves nothing open: traffic is refused, not leaked.");
+    Ok(())
 }
 
 pub(super) fn back(screen: &mut Screen, stage: &Stage) -> Result<()> {
     screen.step("The agents are back");
+    let capture = stage.mesh.capture()?;
     for node in [&stage.node_a, &stage.node_b] {
         node.start()?;
         screen.say(format!(
@@ -59,8 +62,7 @@ pub(super) fn back(screen: &mut Screen, stage: &Stage) -> Result<()> {
         ));
     }
     stage.wait_enrolled()?;
-    let capture = stage.mesh.capture()?;
-    let to = format!("{}:80", stage.service);
+    let to = stage.service.to_string();
     let got = curl(screen, &stage.shop, "shop", &to, SECRET)?;
     screen.prove(
         "traffic flows again",
@@ -75,7 +77,9 @@ pub(super) fn back(screen: &mut Screen, stage: &Stage) -> Result<()> {
             && recording.beside(HBONE).is_empty()
             && !recording.contains(SECRET.as_bytes()),
         || format!("{:?}", recording.directions().collect::<Vec<_>>()),
-    )
+    )?;
+    screen.conclude("Its successor takes over what stands in the kernel, and traffic flows.");
+    Ok(())
 }
 
 /// The SYNs that came from a pod, in words.

@@ -19,10 +19,7 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<Recording> {
     screen.step("A request from pod to pod");
     let capture = stage.mesh.capture()?;
     for (to, family) in [
-        (
-            format!("{}:80", stage.service),
-            "the Service's IPv4 address",
-        ),
+        (stage.service.to_string(), "the Service's IPv4 address"),
         (
             stage.web.v6(nginx::PORT).to_string(),
             "the pod's IPv6 address",
@@ -55,6 +52,9 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<Recording> {
             || format!("{sent}\n{came}"),
         )?;
     }
+    screen.conclude(
+        "An unmodified curl reached an unmodified nginx, and both nodes know who talked to whom.",
+    );
     capture.stop()
 }
 

@@ -43,5 +43,7 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<()> {
             .iter()
             .all(|address| !served.contains(&format!("{address} "))),
         || served.clone(),
-    )
+    )?;
+    screen.conclude("A STRICT server is out of reach for who has no identity.");
+    Ok(())
 }

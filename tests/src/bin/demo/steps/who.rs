@@ -41,6 +41,9 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage) -> Result<()> {
             && workload["identity"] == pod.identity();
         screen.prove(&claim, holds, || workload.to_string())?;
     }
+    screen.conclude(
+        "Each node's agent took its pod into the mesh, under an identity of the pod's own.",
+    );
     Ok(())
 }
 

@@ -62,5 +62,7 @@ pub(super) fn show(screen: &mut Screen, stage: &Stage, recording: &Recording) ->
                 outcome(&got)
             )
         },
-    )
+    )?;
+    screen.conclude("Between the nodes there is TLS 1.3 on port 15008, and no plaintext.");
+    Ok(())
 }
