@@ -121,11 +121,21 @@ pub async fn run(
     let first = source.changed().await;
     let authority = EmbeddedCa::open(&options.state_dir, &first.world.mesh().trust_domain)?;
     let svids = SvidStore::new(Arc::new(authority));
-    let nothing = Generation { number: 0, world: Arc::new(World::default()), complete: false };
+    let nothing = Generation {
+        number: 0,
+        world: Arc::new(World::default()),
+        complete: false,
+    };
     let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), nothing);
     let workers = Workers::start(options.workers.get(), &shared)?;
     let thread = NetnsThread::start().map_err(Error::Start)?;
-    let fleet = Fleet::new(Arc::clone(&shared), workers, thread, Arc::clone(&svids), &options);
+    let fleet = Fleet::new(
+        Arc::clone(&shared),
+        workers,
+        thread,
+        Arc::clone(&svids),
+        &options,
+    );
     let fleet = Arc::new(fleet);
     let view = View::new(&options, &shared, &fleet, svids, log.dropped());
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
@@ -191,9 +201,15 @@ async fn drain(shared: &Shared, limit: Duration) {
     let open = shared.observer.open_connections();
     tracing::info!(connections = open, "draining");
     shared.draining.send_replace(true);
-    if tokio::time::timeout(limit, shared.observer.idle()).await.is_err() {
+    if tokio::time::timeout(limit, shared.observer.idle())
+        .await
+        .is_err()
+    {
         let cut = shared.observer.cut(Reason::Drained, |_| true);
-        tracing::warn!(connections = cut, "the time to drain is over: cutting what is left");
+        tracing::warn!(
+            connections = cut,
+            "the time to drain is over: cutting what is left"
+        );
         // Each cut connection writes its line and leaves the table.
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
     }

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use mesh_agent::agent;
+use mesh_agent::cli::run::RunArgs;
+use mesh_agent::cli::{Cli, Command, Tool};
+use mesh_agent::observe::logging::{self, LogQueue};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use mesh_agent::cli::{
-    Cli, Command, Tool,
-    run::RunArgs,
-};
-use mesh_agent::agent;
-use mesh_agent::observe::logging::{self, LogQueue};
 
 /// Threads beside those that carry traffic: configuration, certificates, admin.
 const CONTROL_THREADS: usize = 2;
@@ -38,7 +36,7 @@ fn agent(args: RunArgs) -> ExitCode {
         .map_err(Into::into)
         .and_then(|options| run(options, &log));
     if let Err(error) = &ended {
-        tracing::error!(error = format!("{error:#}"), "the agent stops");
+        tracing::error!(%error, "the agent stops");
     }
     log.flush(LOG_FLUSH);
     if ended.is_ok() {
@@ -83,13 +81,14 @@ fn use_tool(tool: &Tool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
+        .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
     Ok(runtime.block_on(tool.run())?)
 }
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("mesh-agent: {error:#}");
+        // Each error's own text names its cause.
+        eprintln!("mesh-agent: {error}");
         ExitCode::FAILURE
     })
 }

@@ -5,7 +5,10 @@
 //! ([`NetnsThread`]); a worker thread of the data plane never enters a pod. What
 //! the workers need, unconnected sockets, waits for them in a [`SocketStash`].
 
-#![expect(unsafe_code, reason = "a socket option that nix does not know; descriptors made our own")]
+#![expect(
+    unsafe_code,
+    reason = "a socket option that nix does not know; descriptors made our own"
+)]
 
 mod stash;
 mod thread;
@@ -17,8 +20,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, accept4, bind, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, accept4,
+    bind, listen, setsockopt, socket, sockopt,
 };
 
 use tokio::io::Interest;
@@ -55,7 +58,11 @@ impl Netns {
         let inode = file.metadata()?.ino();
         let file = OwnedFd::from(file);
         let cookie = thread.run(file.as_fd(), own_netns_cookie).await??;
-        Ok(Self { file, cookie, inode })
+        Ok(Self {
+            file,
+            cookie,
+            inode,
+        })
     }
 
     /// The kernel's cookie of this namespace.

@@ -142,7 +142,11 @@ mod tests {
         ];
         for (peer, mode, allowed) in cases {
             let verdict = inbound(peer, mode, &own);
-            assert_eq!(verdict.is_ok(), allowed, "{peer:?} in {mode:?}: {verdict:?}");
+            assert_eq!(
+                verdict.is_ok(),
+                allowed,
+                "{peer:?} in {mode:?}: {verdict:?}"
+            );
         }
     }
 

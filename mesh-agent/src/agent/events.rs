@@ -9,7 +9,9 @@ use crate::intercept::{Interceptor, KernelEvent, KernelEvents};
 /// Logs the kernel's events until the returned set is dropped.
 pub(super) fn watch(interceptor: &Arc<Interceptor>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let Some(events) = interceptor.events() else { return tasks };
+    let Some(events) = interceptor.events() else {
+        return tasks;
+    };
     match KernelEvents::new(events) {
         Ok(events) => {
             tasks.spawn(log_all(events));
@@ -29,7 +31,14 @@ async fn log_all(mut events: KernelEvents) {
 }
 
 fn log(event: &KernelEvent) {
-    let KernelEvent { kind, netns, cgroup_id, local, remote, .. } = event;
+    let KernelEvent {
+        kind,
+        netns,
+        cgroup_id,
+        local,
+        remote,
+        ..
+    } = event;
     let local = local.map(|local| local.to_string());
     tracing::warn!(target: "kernel", kind = kind.name(), netns = netns.0, cgroup = cgroup_id,
         local, %remote, "the kernel programs refused or dropped");

@@ -57,22 +57,40 @@ impl Fleet {
             pods_cgroup: options.pods_cgroup.clone(),
         };
         let (enroller, state) = (Arc::new(enroller), Mutex::default());
-        Self { shared, workers, enroller, svids, state }
+        Self {
+            shared,
+            workers,
+            enroller,
+            svids,
+            state,
+        }
     }
 
     /// Puts a configuration in force and brings the node in line with it.
     pub(super) async fn apply(&self, loaded: Loaded) {
-        let Loaded { world, problems, complete } = loaded;
+        let Loaded {
+            world,
+            problems,
+            complete,
+        } = loaded;
         for problem in &problems {
             tracing::warn!(target: "config", %problem, "configuration");
         }
         let before = self.shared.generation.load_full();
         let number = before.number + 1;
-        let generation = Generation { number, world: Arc::clone(&world), complete };
+        let generation = Generation {
+            number,
+            world: Arc::clone(&world),
+            complete,
+        };
         self.shared.generation.store(Arc::new(generation));
         self.lock().problems = problems;
         self.change_mode(&before.world, &world).await;
-        let Plan { release, describe, enrol } = plan(&self.workloads(), &world);
+        let Plan {
+            release,
+            describe,
+            enrol,
+        } = plan(&self.workloads(), &world);
         let counts = (enrol.len(), release.len(), describe.len());
         for uid in release {
             self.release(&uid).await;
@@ -82,12 +100,20 @@ impl Fleet {
                 pod.describe(workload);
             }
         }
-        self.lock().pending.retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
+        self.lock()
+            .pending
+            .retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
         self.enrol(enrol, &world).await;
         self.release_leftovers(complete);
         let (enrolled, released, described) = counts;
-        tracing::info!(generation = number, complete, enrolled, released, described,
-            "configuration in force");
+        tracing::info!(
+            generation = number,
+            complete,
+            enrolled,
+            released,
+            described,
+            "configuration in force"
+        );
     }
 
     /// Enrols what could not be before, lets go of pods whose namespace went away,
@@ -96,7 +122,10 @@ impl Fleet {
         let world = Arc::clone(&self.shared.generation.load().world);
         for (uid, pod) in self.pods() {
             let workload = pod.workload();
-            let there = workload.local.as_ref().is_some_and(|at| pod.netns().is_at(&at.netns));
+            let there = workload
+                .local
+                .as_ref()
+                .is_some_and(|at| pod.netns().is_at(&at.netns));
             if !there {
                 tracing::info!(pod = %uid, "the pod's network namespace went away");
                 self.release(&uid).await;
@@ -105,9 +134,9 @@ impl Fleet {
             }
         }
         let enrolled = self.workloads();
-        let missing = world.workloads().filter(|workload| {
-            workload.local.is_some() && !enrolled.contains_key(&workload.uid)
-        });
+        let missing = world
+            .workloads()
+            .filter(|workload| workload.local.is_some() && !enrolled.contains_key(&workload.uid));
         let missing: Vec<_> = missing.cloned().collect();
         if !missing.is_empty() {
             self.enrol(missing, &world).await;
@@ -122,7 +151,11 @@ impl Fleet {
     /// The enrolled pods, by uid.
     pub(super) fn pods(&self) -> Vec<(Arc<str>, Arc<Pod>)> {
         let state = self.lock();
-        state.enrolled.iter().map(|(uid, pod)| (Arc::clone(uid), Arc::clone(pod))).collect()
+        state
+            .enrolled
+            .iter()
+            .map(|(uid, pod)| (Arc::clone(uid), Arc::clone(pod)))
+            .collect()
     }
 
     /// What keeps a pod out of the mesh.
@@ -134,7 +167,7 @@ impl Fleet {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let state = self.lock();
         let mut pending: Vec<_> = state.pending.iter().collect();
-        pending.sort_by(|(one, _), (other, _)| one.cmp(other));
+        pending.sort_by_key(|(uid, _)| Arc::clone(uid));
         let pending = pending.into_iter().flat_map(|(_, problems)| problems);
         state.problems.iter().chain(pending).cloned().collect()
     }
@@ -158,7 +191,10 @@ impl Fleet {
     }
 
     fn workloads(&self) -> HashMap<Arc<str>, Arc<Workload>> {
-        self.pods().into_iter().map(|(uid, pod)| (uid, pod.workload())).collect()
+        self.pods()
+            .into_iter()
+            .map(|(uid, pod)| (uid, pod.workload()))
+            .collect()
     }
 
     async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
@@ -167,7 +203,9 @@ impl Fleet {
         let mut running = JoinSet::new();
         loop {
             while running.len() < AT_ONCE {
-                let Some(workload) = waiting.next() else { break };
+                let Some(workload) = waiting.next() else {
+                    break;
+                };
                 let enroller = Arc::clone(&self.enroller);
                 running.spawn(async move {
                     let uid = Arc::clone(&workload.uid);
@@ -218,9 +256,14 @@ impl Fleet {
     }
 
     async fn release(&self, uid: &str) {
-        let Some(pod) = self.lock().enrolled.remove(uid) else { return };
+        let Some(pod) = self.lock().enrolled.remove(uid) else {
+            return;
+        };
         let workload = pod.workload();
-        let alive = workload.local.as_ref().is_some_and(|at| pod.netns().is_at(&at.netns));
+        let alive = workload
+            .local
+            .as_ref()
+            .is_some_and(|at| pod.netns().is_at(&at.netns));
         if let Err(error) = self.shared.interceptor.release(pod.netns().cookie()) {
             tracing::error!(pod = %uid, %error, "the kernel did not let go of the pod");
         }
@@ -246,7 +289,10 @@ impl Fleet {
         }
         let strict = mode == MtlsMode::Strict;
         for (uid, pod) in self.pods() {
-            let set = self.shared.interceptor.set_strict(pod.netns().cookie(), strict);
+            let set = self
+                .shared
+                .interceptor
+                .set_strict(pod.netns().cookie(), strict);
             if let Err(error) = set {
                 tracing::error!(pod = %uid, %error, "the kernel did not take the pod's mode");
             }
@@ -255,8 +301,14 @@ impl Fleet {
             }
         }
         if strict {
-            let cut = self.shared.observer.cut(Reason::PolicyChanged, is_inbound_plaintext);
-            tracing::info!(connections = cut, "plaintext connections cut: the mesh is STRICT now");
+            let cut = self
+                .shared
+                .observer
+                .cut(Reason::PolicyChanged, is_inbound_plaintext);
+            tracing::info!(
+                connections = cut,
+                "plaintext connections cut: the mesh is STRICT now"
+            );
         }
     }
 
@@ -283,16 +335,28 @@ impl Fleet {
             Ok(kernel) => kernel,
             Err(error) => return tracing::error!(%error, "cannot read the enrolled pods"),
         };
-        let ours: Vec<NetnsCookie> =
-            self.pods().iter().map(|(_, pod)| pod.netns().cookie()).collect();
+        let ours: Vec<NetnsCookie> = self
+            .pods()
+            .iter()
+            .map(|(_, pod)| pod.netns().cookie())
+            .collect();
         let world = Arc::clone(&self.shared.generation.load().world);
-        let pending = world.workloads().any(|w| w.local.is_some() && self.pod(&w.uid).is_none());
+        let pending = world
+            .workloads()
+            .any(|w| w.local.is_some() && self.pod(&w.uid).is_none());
         for pod in kernel.iter().filter(|pod| !ours.contains(&pod.netns)) {
             // A pod that is wanted and cannot be enrolled now may be this one.
             let alive = pod.lookup.as_ref().is_some_and(|link| link.attached);
             if alive && (!complete || pending) {
-                tracing::warn!(netns = pod.netns.0, "a pod of an earlier agent stays refused: {}",
-                    if complete { "another pod could not be enrolled" } else { "the configuration is not complete" });
+                tracing::warn!(
+                    netns = pod.netns.0,
+                    "a pod of an earlier agent stays refused: {}",
+                    if complete {
+                        "another pod could not be enrolled"
+                    } else {
+                        "the configuration is not complete"
+                    }
+                );
             } else if let Err(error) = self.shared.interceptor.release(pod.netns) {
                 tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
             }

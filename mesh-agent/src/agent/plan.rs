@@ -26,7 +26,10 @@ pub(super) fn plan(enrolled: &HashMap<Arc<str>, Arc<Workload>>, world: &World) -
         }
     }
     plan.release.sort();
-    for wanted in world.workloads().filter(|workload| workload.local.is_some()) {
+    for wanted in world
+        .workloads()
+        .filter(|workload| workload.local.is_some())
+    {
         match enrolled.get(&wanted.uid) {
             Some(workload) if same_pod(wanted, workload) => {
                 if wanted != workload {

@@ -74,8 +74,10 @@ impl View {
     fn kernel(&self) -> KernelStatus {
         let attachments = self.shared.interceptor.attachments().into_iter();
         let counters = self.shared.interceptor.counters().unwrap_or_default();
-        let mut counters: std::collections::BTreeMap<String, u64> =
-            counters.iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect();
+        let mut counters: std::collections::BTreeMap<String, u64> = counters
+            .iter()
+            .map(|(counter, count)| (counter.name().to_owned(), count))
+            .collect();
         counters.insert("plaintext_reset".to_owned(), self.fleet.plaintext_reset());
         KernelStatus {
             release: nix::sys::utsname::uname()
@@ -118,7 +120,9 @@ impl View {
         if !problems.is_empty() {
             return (WorkloadState::NotEnrolled, problems);
         }
-        let usable = pod.credential().and_then(|credential| credential.server_config());
+        let usable = pod
+            .credential()
+            .and_then(|credential| credential.server_config());
         match usable {
             Ok(_) => (WorkloadState::Enrolled, problems),
             Err(error) => {
@@ -130,7 +134,9 @@ impl View {
 
     fn since(&self, uid: &Arc<str>, state: WorkloadState) -> u64 {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = states.entry(Arc::clone(uid)).or_insert((state, Instant::now()));
+        let seen = states
+            .entry(Arc::clone(uid))
+            .or_insert((state, Instant::now()));
         if seen.0 != state {
             *seen = (state, Instant::now());
         }
@@ -178,7 +184,10 @@ impl AgentView for View {
                 .collect(),
             tunnels: self.fleet.tunnels() as u64,
             connections: self.shared.observer.open_connections() as u64,
-            limits: Limits { open_files, max_open_files },
+            limits: Limits {
+                open_files,
+                max_open_files,
+            },
             log_lines_dropped: self.log_lines_dropped.get(),
         }
     }
@@ -196,8 +205,10 @@ impl AgentView for View {
         let status = |workload: &Arc<Workload>| {
             let (state, problems) = self.judge(workload, &here);
             let local = *workload.node == *self.options.node;
-            let credential =
-                here.enrolled.get(&workload.uid).and_then(|pod| pod.credential().ok());
+            let credential = here
+                .enrolled
+                .get(&workload.uid)
+                .and_then(|pod| pod.credential().ok());
             WorkloadStatus {
                 name: workload.name.to_string(),
                 namespace: workload.namespace.to_string(),
@@ -237,7 +248,11 @@ impl AgentView for View {
                 missing.push(format!("the kernel program {} is not attached", link.name));
             }
         }
-        if missing.is_empty() { Ok(()) } else { Err(missing) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(missing)
+        }
     }
 }
 
@@ -253,15 +268,27 @@ fn missing(workload: &Workload, pod: &Pod, kernel: Option<&KernelPod>) -> Vec<St
         }
     };
     expect(kernel.redirected, "its connections are not redirected");
-    expect(kernel.port == pod.port(), "its connections are redirected to another agent's port");
+    expect(
+        kernel.port == pod.port(),
+        "its connections are redirected to another agent's port",
+    );
     expect(kernel.guarded, "the guard does not know it");
     let lookup = kernel.lookup.as_ref();
-    expect(lookup.is_some_and(|link| link.attached), "no sk_lookup link to its namespace");
-    expect(lookup.is_none_or(|link| link.current), "its sk_lookup link runs another agent's program");
+    expect(
+        lookup.is_some_and(|link| link.attached),
+        "no sk_lookup link to its namespace",
+    );
+    expect(
+        lookup.is_none_or(|link| link.current),
+        "its sk_lookup link runs another agent's program",
+    );
     for address in &workload.addresses {
         let slot = kernel.slots.iter().find(|slot| slot.address == *address);
         let filled = slot.is_some_and(|slot| slot.listener.is_some());
-        expect(filled, &format!("no listener receives what is sent to {address}"));
+        expect(
+            filled,
+            &format!("no listener receives what is sent to {address}"),
+        );
     }
     missing
 }
@@ -275,7 +302,8 @@ fn mode(mode: MtlsMode) -> &'static str {
 
 /// Negative once `at` has passed.
 fn seconds_until(at: SystemTime) -> i64 {
-    let signed = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let signed =
+        |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     match at.duration_since(SystemTime::now()) {
         Ok(left) => signed(left),
         Err(past) => -signed(past.duration()),

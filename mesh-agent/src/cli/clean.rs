@@ -104,3 +104,33 @@ fn remove(dir: &Path) -> Result<usize, CleanError> {
     fs::remove_dir(dir).map_err(failed(dir))?;
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_below_goes_and_is_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("isthmus");
+        for path in ["links/connect4", "links/guard", "maps/PODS"] {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        assert_eq!(remove(&dir).unwrap(), 3);
+        assert!(!dir.exists() && root.path().exists());
+    }
+
+    #[tokio::test]
+    async fn an_ordinary_directory_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let args = CleanArgs {
+            pin_dir: root.path().to_owned(),
+            run_dir: root.path().to_owned(),
+        };
+        let error = clean(&args).await.unwrap_err();
+        assert!(matches!(error, CleanError::NotBpf(_)), "{error}");
+        assert!(root.path().exists());
+    }
+}

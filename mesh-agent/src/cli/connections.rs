@@ -13,7 +13,7 @@ pub(super) fn render(connections: &[ConnectionInfo]) -> String {
         ("POD", Kind::Elastic),
         ("PEER IDENTITY", Kind::Elastic),
         ("DESTINATION", Kind::Elastic),
-        ("SECURITY", Kind::Elastic),
+        ("SECURITY", Kind::Whole),
         ("SENT", Kind::Number),
         ("RECEIVED", Kind::Number),
         ("AGE", Kind::Number),
@@ -53,7 +53,9 @@ fn security(connection: &ConnectionInfo) -> String {
     match (&connection.tls_version, &connection.tls_suite) {
         (Some(version), Some(suite)) => {
             let suite = suite.strip_prefix("TLS_").unwrap_or(suite);
-            let cipher = suite.rsplit_once("_SHA").map_or(suite, |(cipher, _)| cipher);
+            let cipher = suite
+                .rsplit_once("_SHA")
+                .map_or(suite, |(cipher, _)| cipher);
             format!("{version} {cipher}")
         }
         _ => connection.security.clone().unwrap_or_else(|| "-".into()),

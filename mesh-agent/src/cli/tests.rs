@@ -111,7 +111,9 @@ fn connections_as_a_table() {
     assert_eq!(
         table,
         "\
-DIR  POD                    PEER IDENTITY  DESTINATION    SECURITY                SENT  RECEIVED    AGE
+DIR  POD                 PEER IDENTITY  DESTINATION    SECURITY                SENT  RECEIVED    AGE
+out  shop/web-…b8-x2v4q  shop/sa/db     10.1.0.9:5432  TLSv1.3 AES_256_GCM  1.5 KiB   3.0 GiB  3m05s
+in   shop/web-…b8-x2v4q  -              shop/api       plaintext                0 B       7 B   20ms
 "
     );
     assert_eq!(connections::render(&[]), "no connection is open\n");

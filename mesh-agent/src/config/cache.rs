@@ -32,6 +32,15 @@ pub(super) struct Cache {
     listed: bool,
 }
 
+/// What looking at all files came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refresh {
+    /// Anything is other than the last time.
+    pub(super) different: bool,
+    /// How many files had new contents.
+    pub(super) parsed: usize,
+}
+
 #[derive(Default)]
 struct Entry {
     /// How the file looked when it was read; `None` if it must be read again.
@@ -72,8 +81,9 @@ impl Cache {
         }
     }
 
-    /// Looks at every file; true if anything is different from the last time.
-    pub(super) fn refresh(&mut self) -> bool {
+    /// Looks at every file, and reads those that may be new.
+    pub(super) fn refresh(&mut self) -> Refresh {
+        let mut outcome = Refresh::default();
         let names = match self.list() {
             Ok(names) => names,
             Err(error) => {
@@ -85,30 +95,33 @@ impl Cache {
                     cure: "put it back; until then everything stays as it was".to_owned(),
                 };
                 let known = self.unlistable.replace(problem.clone());
-                return known != Some(problem);
+                outcome.different = known != Some(problem);
+                return outcome;
             }
         };
-        let mut different = self.unlistable.take().is_some() || !self.listed;
+        outcome.different = self.unlistable.take().is_some() || !self.listed;
         self.listed = true;
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
-        different |= self.files.len() != before;
+        outcome.different |= self.files.len() != before;
         for name in names {
             let path = self.dir.join(&name);
             let entry = self.files.remove(&name);
             let known = entry.is_some();
             let mut entry = entry.unwrap_or_default();
-            match entry.refresh(&path) {
+            let refreshed = entry.refresh(&path);
+            outcome.parsed += usize::from(matches!(refreshed, Refreshed::Parsed));
+            match refreshed {
                 Refreshed::Same => {}
-                Refreshed::Different => different = true,
+                Refreshed::Parsed | Refreshed::Unreadable => outcome.different = true,
                 Refreshed::Gone => {
-                    different |= known;
+                    outcome.different |= known;
                     continue;
                 }
             }
             self.files.insert(name, entry);
         }
-        different
+        outcome
     }
 
     fn list(&self) -> io::Result<BTreeSet<OsString>> {
@@ -139,9 +152,11 @@ impl Cache {
     }
 }
 
+/// What looking at one file came to.
 enum Refreshed {
     Same,
-    Different,
+    Parsed,
+    Unreadable,
     Gone,
 }
 
@@ -184,7 +199,7 @@ impl Entry {
                 self.bad(vec![problem], true);
             }
         }
-        Refreshed::Different
+        Refreshed::Parsed
     }
 
     /// Keeps what was good. Without it, a file that may hold the mesh-wide rule counts
@@ -209,7 +224,7 @@ impl Entry {
             return Refreshed::Same;
         }
         self.bad(vec![problem], true);
-        Refreshed::Different
+        Refreshed::Unreadable
     }
 }
 

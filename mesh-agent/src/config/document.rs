@@ -34,7 +34,7 @@ pub fn read_objects(file: &Path, text: &str) -> Result<Objects, Vec<Problem>> {
         problems: Vec::new(),
     };
     for document in documents {
-        reader.value(document);
+        reader.value(with_text_keys(document));
     }
     if reader.problems.is_empty() {
         Ok(reader.objects)
@@ -72,6 +72,26 @@ fn unparsable(file: &Path, format: &str, error: &str, place: Option<(usize, usiz
         }),
         message: format!("it is not {format}: {error}"),
         cure: "correct it; until then the file's last good version stays in force".to_owned(),
+    }
+}
+
+/// YAML lets a key be a number (`portLevelMtls: {8080: ...}`), JSON does not; like
+/// kubectl, takes its text.
+fn with_text_keys(value: Value) -> Value {
+    match value {
+        Value::Sequence(items) => items.into_iter().map(with_text_keys).collect(),
+        Value::Mapping(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| {
+                let key = match key {
+                    Value::Number(number) => number.to_string().into(),
+                    Value::Bool(flag) => flag.to_string().into(),
+                    other => other,
+                };
+                (key, with_text_keys(value))
+            });
+            Value::Mapping(fields.collect())
+        }
+        scalar => scalar,
     }
 }
 

@@ -125,8 +125,9 @@ struct Reader {
 impl Reader {
     /// `None` if nothing is different.
     fn read(mut self: Box<Self>) -> (Box<Self>, Option<Loaded>) {
-        let different = self.cache.refresh();
-        if !different && self.world.is_some() {
+        let refresh = self.cache.refresh();
+        tracing::debug!(parsed = refresh.parsed, "looked through the configuration");
+        if !refresh.different && self.world.is_some() {
             return (self, None);
         }
         let built = model::build(self.cache.objects(), &self.node, self.world.as_deref());

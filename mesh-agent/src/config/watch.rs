@@ -42,7 +42,8 @@ pub(super) struct Watch {
 
 /// A change that has not been told yet.
 struct Change {
-    began: Instant,
+    /// When to tell it at the latest.
+    latest: Instant,
     last_event: Instant,
     /// Files written to and not yet closed.
     being_written: HashSet<OsString>,
@@ -63,12 +64,7 @@ impl Watch {
             change: None,
         };
         watch.add_missing_watches()?;
-        let long_ago = Instant::now() - AT_MOST;
-        watch.change = Some(Change {
-            began: long_ago,
-            last_event: long_ago,
-            being_written: HashSet::new(),
-        });
+        watch.note_change().latest = Instant::now();
         Ok(watch)
     }
 
@@ -77,8 +73,12 @@ impl Watch {
     pub(super) async fn changed(&mut self) {
         loop {
             self.take_events();
-            if self.add_missing_watches().is_err() {
-                self.of_dir = None;
+            match self.add_missing_watches() {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let dir = self.dir.display();
+                    tracing::warn!(%dir, %error, "cannot watch the configuration directory");
+                }
+                _ => {}
             }
             let now = Instant::now();
             let due = self.change.as_ref().map(Change::due);
@@ -174,7 +174,7 @@ impl Watch {
     fn note_change(&mut self) -> &mut Change {
         let now = Instant::now();
         let change = self.change.get_or_insert_with(|| Change {
-            began: now,
+            latest: now + AT_MOST,
             last_event: now,
             being_written: HashSet::new(),
         });
@@ -186,11 +186,10 @@ impl Watch {
 impl Change {
     /// When to tell it, as things stand.
     fn due(&self) -> Instant {
-        let latest = self.began + AT_MOST;
         if self.being_written.is_empty() {
-            latest.min(self.last_event + QUIET)
+            self.latest.min(self.last_event + QUIET)
         } else {
-            latest
+            self.latest
         }
     }
 }
@@ -222,5 +221,46 @@ struct Fd(Inotify);
 impl AsRawFd for Fd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
+        watch.changed().await;
+        let mut file = File::create(dir.path().join("a.yaml")).unwrap();
+        file.write_all(b"kind:").unwrap();
+        watch.take_events();
+        let change = watch.change.as_ref().unwrap();
+        assert_eq!(change.due(), change.latest);
+
+        file.write_all(b" Pod").unwrap();
+        drop(file);
+        watch.take_events();
+        let change = watch.change.as_ref().unwrap();
+        assert_eq!(change.due(), change.last_event + QUIET);
+    }
+
+    #[tokio::test]
+    async fn names_that_are_not_ours_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path()).unwrap();
+        watch.changed().await;
+        for name in [".a.yaml.swp", "a.yaml~", "notes.txt"] {
+            fs::write(dir.path().join(name), "text").unwrap();
+        }
+        watch.take_events();
+        assert!(watch.change.is_none());
+        fs::write(dir.path().join("a.yaml"), "text").unwrap();
+        watch.take_events();
+        assert!(watch.change.is_some());
     }
 }

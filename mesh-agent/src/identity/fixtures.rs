@@ -1,1 +1,204 @@
-//! What the tests of identities and TLS share.
+//! What the tests of identities and TLS share: clocks that are set by hand or by
+//! tokio's paused time, and an authority that signs whatever a test asks for.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::{
+    BoxFuture, CertificateAuthority, Clock, IssueError, Issued, SpiffeId, Svid, TrustBundle,
+    TrustDomain,
+};
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// An arbitrary instant, whole in seconds as certificates are.
+pub(crate) fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+pub(crate) fn domain(name: &str) -> TrustDomain {
+    TrustDomain::new(name).unwrap()
+}
+
+/// `spiffe://cluster.local/ns/shop/sa/<account>`
+pub(crate) fn id(account: &str) -> SpiffeId {
+    SpiffeId::new(domain("cluster.local"), "shop", account).unwrap()
+}
+
+/// A clock that stands until it is set.
+#[derive(Debug)]
+pub(crate) struct ManualClock(Mutex<SystemTime>);
+
+impl ManualClock {
+    pub(crate) fn at(time: SystemTime) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(time)))
+    }
+
+    pub(crate) fn set(&self, time: SystemTime) {
+        *self.0.lock().unwrap() = time;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// A clock that starts at [`epoch`] and goes with tokio's time, paused or not.
+#[derive(Debug)]
+pub(crate) struct TokioClock(tokio::time::Instant);
+
+impl TokioClock {
+    pub(crate) fn start() -> Arc<Self> {
+        Arc::new(Self(tokio::time::Instant::now()))
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> SystemTime {
+        epoch() + self.0.elapsed()
+    }
+}
+
+/// A chain and its key, as a hostile or foreign peer may come by them.
+pub(crate) struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+/// An authority that signs anything.
+pub(crate) struct TestCa {
+    issuer: Issuer<'static, KeyPair>,
+    /// What is sent after the leaf.
+    intermediates: Vec<CertificateDer<'static>>,
+    root: CertificateDer<'static>,
+    trust_domain: TrustDomain,
+}
+
+impl TestCa {
+    pub(crate) fn new(trust_domain: &str) -> Self {
+        let key = new_key();
+        let params = ca_params("root");
+        let root = params.self_signed(&key).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            intermediates: Vec::new(),
+            root: root.into(),
+            trust_domain: domain(trust_domain),
+        }
+    }
+
+    /// An authority below this one, which sends its own certificate along.
+    pub(crate) fn intermediate(&self) -> Self {
+        let key = new_key();
+        let params = ca_params("intermediate");
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            intermediates: vec![certificate.into()],
+            root: self.root.clone(),
+            trust_domain: self.trust_domain.clone(),
+        }
+    }
+
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(self.trust_domain.clone(), vec![self.root.clone()])
+    }
+
+    /// The bundle of this authority and another.
+    pub(crate) fn bundle_with(&self, other: &Self) -> TrustBundle {
+        let roots = vec![self.root.clone(), other.root.clone()];
+        TrustBundle::new(self.trust_domain.clone(), roots)
+    }
+
+    /// A proper certificate for `id`, valid for a day from [`epoch`].
+    pub(crate) fn identity(&self, id: &SpiffeId) -> Identity {
+        self.sign(leaf_params(&[&id.to_string()]))
+    }
+
+    pub(crate) fn sign(&self, params: CertificateParams) -> Identity {
+        let key = new_key();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let mut chain = vec![leaf.into()];
+        chain.extend(self.intermediates.iter().cloned());
+        Identity {
+            chain,
+            key: to_der(&key),
+        }
+    }
+
+    pub(crate) fn issue_valid(
+        &self,
+        id: &SpiffeId,
+        from: SystemTime,
+        to: SystemTime,
+        bundle: TrustBundle,
+    ) -> Issued {
+        let mut params = leaf_params(&[&id.to_string()]);
+        params.not_before = from.into();
+        params.not_after = to.into();
+        let Identity { chain, key } = self.sign(params);
+        let svid = Svid::new(chain, key).unwrap();
+        Issued { svid, bundle }
+    }
+}
+
+impl CertificateAuthority for TestCa {
+    fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
+        let issued = self.issue_valid(id, epoch(), epoch() + DAY, self.bundle());
+        Box::pin(async move { Ok(issued) })
+    }
+}
+
+/// A certificate that nobody but its own key vouches for.
+pub(crate) fn self_signed(params: &CertificateParams) -> Identity {
+    let key = new_key();
+    Identity {
+        chain: vec![params.self_signed(&key).unwrap().into()],
+        key: to_der(&key),
+    }
+}
+
+/// A leaf with these URIs, for both sides of TLS, valid for a day from [`epoch`].
+pub(crate) fn leaf_params(uris: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = uris
+        .iter()
+        .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+        .collect();
+    params.not_before = epoch().into();
+    params.not_after = (epoch() + DAY).into();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params
+}
+
+pub(crate) fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn new_key() -> KeyPair {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
+}
+
+fn to_der(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivatePkcs8KeyDer::from(key.serialize_der()).into()
+}

@@ -42,15 +42,12 @@ pub fn build<'a>(
     };
     let pods = pods::workloads(&sources, &scope, &mut problems);
 
-    let mut owners: HashMap<_, Owner> = HashMap::new();
-    let claims = pods.workloads.iter();
-    for (ip, workload) in claims.flat_map(|w| w.addresses.iter().map(move |ip| (*ip, w))) {
-        owners
-            .entry(ip)
-            .and_modify(|owner| *owner = Owner::Disputed)
-            .or_insert_with(|| Owner::Workload(workload.clone()));
+    let mut owners = HashMap::new();
+    for workload in &pods.workloads {
+        let claims = workload.addresses.iter();
+        owners.extend(claims.map(|ip| (*ip, Owner::Workload(workload.clone()))));
     }
-    owners.extend(pods.unusable.iter().map(|ip| (*ip, Owner::Disputed)));
+    owners.extend(pods.disputed.iter().map(|ip| (*ip, Owner::Disputed)));
     let services = services::services(&sources, &mut owners, &mut problems);
 
     report_unenforced(&sources, &mut problems);

@@ -55,7 +55,11 @@ impl SocketStash {
     /// An empty stock for `netns`.
     pub fn new(netns: Arc<Netns>, thread: NetnsThread) -> Self {
         let shelves = [Family::V4, Family::V6].map(|family| Arc::new(Shelf::new(family)));
-        Self { netns, thread, shelves }
+        Self {
+            netns,
+            thread,
+            shelves,
+        }
     }
 
     /// An unconnected non-blocking socket of `family` in the pod's namespace.
@@ -73,9 +77,13 @@ impl SocketStash {
             }
             return Ok(socket);
         }
-        shelf.batch.store((batch * 2).min(BATCH_MAX), Ordering::Relaxed);
+        shelf
+            .batch
+            .store((batch * 2).min(BATCH_MAX), Ordering::Relaxed);
         let shelf = Arc::clone(shelf);
-        self.thread.run(self.netns.as_fd(), move || shelf.make(batch)).await?
+        self.thread
+            .run(self.netns.as_fd(), move || shelf.make(batch))
+            .await?
     }
 
     /// Halves the batch of a shelf that nobody used since the last call and
@@ -143,8 +151,9 @@ impl Shelf {
     /// one could be made.
     fn make(&self, batch: usize) -> io::Result<OwnedFd> {
         let first = stream_socket(self.family)?;
-        let spare: Vec<OwnedFd> =
-            (1..batch).map_while(|_| stream_socket(self.family).ok()).collect();
+        let spare: Vec<OwnedFd> = (1..batch)
+            .map_while(|_| stream_socket(self.family).ok())
+            .collect();
         self.lock().extend(spare);
         Ok(first)
     }

@@ -87,7 +87,9 @@ async fn hand_out(worker: &Rc<Worker>, pod: &Arc<Pod>, stream: StdStream) {
     if turn == worker.index {
         tokio::task::spawn_local(serve(Rc::clone(worker), Arc::clone(pod), stream));
     } else {
-        let _ = worker.inboxes[turn].send(Job::Serve(Arc::clone(pod), stream)).await;
+        let _ = worker.inboxes[turn]
+            .send(Job::Serve(Arc::clone(pod), stream))
+            .await;
     }
 }
 

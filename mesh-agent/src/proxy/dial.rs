@@ -46,7 +46,10 @@ pub(super) enum TunnelError {
     Dial(#[from] DialError),
     /// The handshake failed, or it proved another identity.
     #[error("the TLS handshake with {to} failed: {failure}")]
-    Handshake { to: SocketAddr, failure: HandshakeFailure },
+    Handshake {
+        to: SocketAddr,
+        failure: HandshakeFailure,
+    },
     /// The pod has no valid certificate.
     #[error(transparent)]
     NoCredential(#[from] CredentialError),
@@ -81,7 +84,11 @@ async fn within_pod(
     to: SocketAddr,
     client: ClientAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
     let published = shared.interceptor.publish_client(socket.as_fd(), client);
     if let Err(error) = published {
         return Err(DialError::NoSocket(error));
@@ -102,7 +109,11 @@ pub(super) async fn plain(
     _permit: &PlainPermit,
     to: SocketAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
     connect(socket.into(), to).await
 }
 
@@ -115,7 +126,11 @@ pub(super) async fn tunnel(
 ) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
-    let socket = pod.sockets.take(Family::of(to)).await.map_err(DialError::NoSocket)?;
+    let socket = pod
+        .sockets
+        .take(Family::of(to))
+        .await
+        .map_err(DialError::NoSocket)?;
     let stream = connect(socket.into(), to).await?;
     tls::connect(&credential, permit.expected(), stream)
         .await

@@ -18,21 +18,33 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn denied(reason: Reason, detail: impl fmt::Display) -> Self {
-        Self { outcome: Outcome::Denied(reason), detail: Some(detail.to_string()) }
+        Self {
+            outcome: Outcome::Denied(reason),
+            detail: Some(detail.to_string()),
+        }
     }
 
     pub(super) fn failed(reason: Reason, detail: impl fmt::Display) -> Self {
-        Self { outcome: Outcome::Failed(reason), detail: Some(detail.to_string()) }
+        Self {
+            outcome: Outcome::Failed(reason),
+            detail: Some(detail.to_string()),
+        }
     }
 
     /// A failure that its reason says in full.
     pub(super) fn refused(reason: Reason) -> Self {
-        Self { outcome: Outcome::Failed(reason), detail: None }
+        Self {
+            outcome: Outcome::Failed(reason),
+            detail: None,
+        }
     }
 
     /// The agent ended the connection before it stood.
     pub(super) fn cut(record: &Connection) -> Self {
-        Self { outcome: cut(record), detail: None }
+        Self {
+            outcome: cut(record),
+            detail: None,
+        }
     }
 
     /// Whether another endpoint of the same service may do better.
@@ -137,15 +149,18 @@ impl From<&TunnelError> for Failure {
                 Reason::FdLimit
             }
             TunnelError::Dial(_) => Reason::UpstreamUnreachable,
-            TunnelError::Handshake { failure: HandshakeFailure::WrongIdentity { .. }, .. } => {
-                Reason::UpstreamWrongIdentity
-            }
-            TunnelError::Handshake { failure: HandshakeFailure::TimedOut(_), .. } => {
-                Reason::UpstreamTimeout
-            }
-            TunnelError::Handshake { failure: HandshakeFailure::Credential(_), .. } => {
-                Reason::NoCredential
-            }
+            TunnelError::Handshake {
+                failure: HandshakeFailure::WrongIdentity { .. },
+                ..
+            } => Reason::UpstreamWrongIdentity,
+            TunnelError::Handshake {
+                failure: HandshakeFailure::TimedOut(_),
+                ..
+            } => Reason::UpstreamTimeout,
+            TunnelError::Handshake {
+                failure: HandshakeFailure::Credential(_),
+                ..
+            } => Reason::NoCredential,
             TunnelError::Handshake { .. } => Reason::UpstreamTls,
             TunnelError::NoCredential(_) => Reason::NoCredential,
         };

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::Pod;
 use super::dial::{self, DialError};
 use super::end::{Failure, outcome};
 use super::worker::Worker;
-use super::Pod;
 use crate::addr::{ClientAddr, HBONE_PORT};
 use crate::hbone::{ConnectRequest, Incoming, Malformed, Refusal, TunnelSettings, server};
 use crate::identity::SpiffeId;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, Peer};
-use crate::tls::{self, Secured, Session};
 use crate::relay;
+use crate::tls::{self, Secured, Session};
 
 /// Who is at the other end of a tunnel, as its handshake settled it.
 struct Tunnel {
@@ -44,7 +44,11 @@ pub(super) async fn serve(
         Ok(secured) => secured,
         Err(failure) => return failure.record(open(worker, pod, peer, local)),
     };
-    let Session { peer: identity, version, suite } = secured.session;
+    let Session {
+        peer: identity,
+        version,
+        suite,
+    } = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),
         pod: Arc::clone(pod),
@@ -57,10 +61,7 @@ pub(super) async fn serve(
     streams(tunnel, secured.stream).await;
 }
 
-async fn handshake(
-    pod: &Pod,
-    stream: TcpStream,
-) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
+async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
     let credential = pod.credential()?;
     Ok(tls::accept(&credential, stream).await?)
 }
@@ -98,7 +99,12 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
 
 async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
     let record = match &incoming.request {
-        Ok(request) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, request.destination),
+        Ok(request) => open(
+            &tunnel.worker,
+            &tunnel.pod,
+            tunnel.peer,
+            request.destination,
+        ),
         Err(_) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local),
     };
     record.set_peer_identity(Arc::clone(&tunnel.identity_text));
@@ -141,7 +147,10 @@ async fn connect(
     record: &Connection,
 ) -> Result<TcpStream, (Refusal, Failure)> {
     let request = request.as_ref().map_err(|malformed| {
-        (Refusal::BadRequest, Failure::denied(Reason::BadRequest, malformed))
+        (
+            Refusal::BadRequest,
+            Failure::denied(Reason::BadRequest, malformed),
+        )
     })?;
     let to = request.destination;
     if !is_own(to, tunnel.local, tunnel.pod.port()) {
@@ -193,7 +202,12 @@ pub(super) fn open(
     destination: SocketAddr,
 ) -> Connection {
     let (direction, pod) = (Direction::Inbound, pod.labels());
-    worker.shared.observer.open(Opening { direction, pod, source, destination })
+    worker.shared.observer.open(Opening {
+        direction,
+        pod,
+        source,
+        destination,
+    })
 }
 
 #[cfg(test)]
@@ -211,7 +225,11 @@ mod tests {
             ("10.0.0.1:15008", false),
             ("10.0.0.1:40000", false),
         ] {
-            assert_eq!(is_own(asked.parse().unwrap(), tunnel, 40000), allowed, "{asked}");
+            assert_eq!(
+                is_own(asked.parse().unwrap(), tunnel, 40000),
+                allowed,
+                "{asked}"
+            );
         }
     }
 

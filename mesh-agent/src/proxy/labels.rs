@@ -23,7 +23,9 @@ type Cache<K, V> = HashMap<*const K, (Arc<K>, Arc<V>)>;
 
 impl Labels {
     pub(super) fn workload(&self, workload: &Arc<Workload>) -> Arc<PodLabels> {
-        cached(&self.workloads, workload, |workload| Arc::new(pod_labels(workload)))
+        cached(&self.workloads, workload, |workload| {
+            Arc::new(pod_labels(workload))
+        })
     }
 
     /// `namespace/name`
@@ -56,7 +58,10 @@ pub(super) fn pod_labels(workload: &Workload) -> PodLabels {
     PodLabels {
         name: Arc::clone(&workload.name),
         namespace: Arc::clone(&workload.namespace),
-        workload: workload.app.clone().unwrap_or_else(|| Arc::clone(&workload.name)),
+        workload: workload
+            .app
+            .clone()
+            .unwrap_or_else(|| Arc::clone(&workload.name)),
         identity: workload.identity.to_string().into(),
         app: workload.app.clone(),
         version: workload.version.clone(),

@@ -29,14 +29,11 @@ enum Upstream {
 }
 
 /// Serves one connection of the pod's application.
-pub(super) async fn serve(
-    worker: &Rc<Worker>,
-    pod: &Arc<Pod>,
-    app: TcpStream,
-    source: SocketAddr,
-) {
+pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, source: SocketAddr) {
     let shared = &worker.shared;
-    let recorded = shared.interceptor.take_original_destination(pod.netns().cookie(), source);
+    let recorded = shared
+        .interceptor
+        .take_original_destination(pod.netns().cookie(), source);
     let Some((destination, _cgroup)) = recorded else {
         // Never a guess: whoever dialled the listener itself is turned away.
         let listener = SocketAddr::new(source.ip(), pod.port());
@@ -67,14 +64,14 @@ pub(super) async fn serve(
     outcome(end, record);
 }
 
-fn open(
-    worker: &Worker,
-    pod: &Pod,
-    source: SocketAddr,
-    destination: SocketAddr,
-) -> Connection {
+fn open(worker: &Worker, pod: &Pod, source: SocketAddr, destination: SocketAddr) -> Connection {
     let (direction, pod) = (Direction::Outbound, pod.labels());
-    worker.shared.observer.open(Opening { direction, pod, source, destination })
+    worker.shared.observer.open(Opening {
+        direction,
+        pod,
+        source,
+        destination,
+    })
 }
 
 async fn connect(

@@ -59,5 +59,6 @@ async fn connect(
 /// Whether a change to STRICT ends this connection.
 pub fn is_inbound_plaintext(connection: &crate::observe::LiveConnection) -> bool {
     use crate::observe::Direction;
-    connection.direction() == Direction::Inbound && connection.security() == Some(Security::Plaintext)
+    connection.direction() == Direction::Inbound
+        && connection.security() == Some(Security::Plaintext)
 }

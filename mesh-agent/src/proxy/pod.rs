@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use super::labels::pod_labels;
 use crate::hbone::{Baggage, BaggageFields, WorkloadKind};
 use crate::identity::{Credential, CredentialError};
 use crate::model::Workload;
 use crate::netns::{Netns, NetnsThread, SocketStash};
-use super::labels::pod_labels;
 use crate::observe::PodLabels;
 
 /// Distinguishes a pod from an earlier one of the same name.
@@ -58,7 +58,12 @@ pub struct Pod {
 impl Pod {
     /// Puts a pod together; traffic flows once a worker listens for it.
     pub fn new(parts: PodParts, thread: NetnsThread) -> Arc<Self> {
-        let PodParts { workload, netns, listener, port } = parts;
+        let PodParts {
+            workload,
+            netns,
+            listener,
+            port,
+        } = parts;
         Arc::new(Self {
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
             labels: ArcSwap::from_pointee(pod_labels(&workload)),
@@ -111,7 +116,9 @@ impl Pod {
     /// While none was issued: the pod then refuses, for it has nothing to prove
     /// its identity with.
     pub fn credential(&self) -> Result<Arc<Credential>, CredentialError> {
-        self.credential.load_full().ok_or(CredentialError::NotIssued)
+        self.credential
+            .load_full()
+            .ok_or(CredentialError::NotIssued)
     }
 
     /// Takes the certificate that was issued to it.
@@ -121,7 +128,10 @@ impl Pod {
 
     /// The listener, to whoever accepts on it; once.
     pub(super) fn take_listener(&self) -> Option<TcpListener> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The port of the agent's listener in it.
@@ -163,7 +173,11 @@ impl Pod {
 
     async fn until(&self, reached: impl Fn(Stage) -> bool) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.stage.subscribe().wait_for(|stage| reached(*stage)).await;
+        let _ = self
+            .stage
+            .subscribe()
+            .wait_for(|stage| reached(*stage))
+            .await;
     }
 }
 

@@ -14,7 +14,11 @@ pub(super) enum Route {
     /// To the address asked for.
     Direct(Candidate),
     /// To one of a service's ready endpoints, of which `start` is tried first.
-    Balanced { service: Arc<Service>, endpoints: Arc<[Endpoint]>, start: usize },
+    Balanced {
+        service: Arc<Service>,
+        endpoints: Arc<[Endpoint]>,
+        start: usize,
+    },
 }
 
 /// One address to try.
@@ -31,13 +35,22 @@ impl Route {
         destination: OriginalDst,
         random: u64,
     ) -> Result<Self, Failure> {
-        let direct = |workload| Self::Direct(Candidate { addr: destination.0, workload });
+        let direct = |workload| {
+            Self::Direct(Candidate {
+                addr: destination.0,
+                workload,
+            })
+        };
         match world.resolve(destination) {
             Resolution::Workload(workload) => Ok(direct(Some(workload))),
             Resolution::Outside => Ok(direct(None)),
             Resolution::Service { service, endpoints } => {
                 let start = (random % endpoints.len() as u64) as usize;
-                Ok(Self::Balanced { service, endpoints, start })
+                Ok(Self::Balanced {
+                    service,
+                    endpoints,
+                    start,
+                })
             }
             Resolution::NoSuchPort(_) => Err(Failure::refused(Reason::ServiceNoPort)),
             Resolution::NoReadyEndpoint(_) => Err(Failure::refused(Reason::ServiceNoEndpoint)),
@@ -61,9 +74,18 @@ impl Route {
         let (direct, endpoints, start) = match self {
             Self::Direct(candidate) => {
                 let Candidate { addr, workload } = candidate;
-                (Some(Candidate { addr: *addr, workload: workload.clone() }), &[][..], 0)
+                (
+                    Some(Candidate {
+                        addr: *addr,
+                        workload: workload.clone(),
+                    }),
+                    &[][..],
+                    0,
+                )
             }
-            Self::Balanced { endpoints, start, .. } => (None, &endpoints[..], *start),
+            Self::Balanced {
+                endpoints, start, ..
+            } => (None, &endpoints[..], *start),
         };
         let (before, from) = endpoints.split_at(start);
         let balanced = from.iter().chain(before).map(|endpoint| Candidate {

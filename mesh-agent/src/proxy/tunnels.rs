@@ -35,7 +35,10 @@ struct Key {
 
 impl Tunnels {
     pub(super) fn new() -> Self {
-        Self { pool: Pool::new(PoolSettings::default()), sessions: RefCell::default() }
+        Self {
+            pool: Pool::new(PoolSettings::default()),
+            sessions: RefCell::default(),
+        }
     }
 
     /// Opens a stream to `request.destination`; returns once the application
@@ -59,7 +62,11 @@ impl Tunnels {
             self.sessions.borrow_mut().insert(key.clone(), security);
             Ok(secured.stream)
         };
-        let stream = self.pool.open(&key, request, connect).await.map_err(failure)?;
+        let stream = self
+            .pool
+            .open(&key, request, connect)
+            .await
+            .map_err(failure)?;
         let sessions = self.sessions.borrow();
         let security = sessions.get(&key).copied().unwrap_or(Security::Plaintext);
         Ok((stream, security))
@@ -70,7 +77,9 @@ impl Tunnels {
     pub(super) fn forget(&self, epoch: u64, gone: bool) {
         let cut = if gone { Cut::Abrupt } else { Cut::Graceful };
         self.pool.retain(|key| key.epoch != epoch, cut);
-        self.sessions.borrow_mut().retain(|key, _| key.epoch != epoch);
+        self.sessions
+            .borrow_mut()
+            .retain(|key, _| key.epoch != epoch);
     }
 
     pub(super) fn stats(&self) -> PoolStats {

@@ -79,20 +79,24 @@ impl Workers {
         let (inboxes, queues): (Vec<_>, Vec<_>) =
             (0..count.max(1)).map(|_| mpsc::channel(QUEUE)).unzip();
         for (index, queue) in queues.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let shared = Arc::clone(shared);
             let inboxes = inboxes.clone();
-            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Worker {
-                    tunnels: Tunnels::new(),
-                    labels: Labels::default(),
-                    shared,
-                    inboxes: inboxes.into(),
-                    index,
-                    seed: Cell::new(RandomState::new().hash_one(index) | 1),
-                };
-                LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
-            })?;
+            std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    let worker = Worker {
+                        tunnels: Tunnels::new(),
+                        labels: Labels::default(),
+                        shared,
+                        inboxes: inboxes.into(),
+                        index,
+                        seed: Cell::new(RandomState::new().hash_one(index) | 1),
+                    };
+                    LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
+                })?;
         }
         Ok(Self { inboxes })
     }
@@ -108,7 +112,12 @@ impl Workers {
     /// on, unless the pod is `gone`.
     pub async fn forget(&self, pod: &Pod, gone: bool) {
         for inbox in &self.inboxes {
-            let _ = inbox.send(Job::Forget { epoch: pod.epoch(), gone }).await;
+            let _ = inbox
+                .send(Job::Forget {
+                    epoch: pod.epoch(),
+                    gone,
+                })
+                .await;
         }
     }
 
@@ -122,7 +131,9 @@ impl Workers {
         drop(answer);
         let deadline = Instant::now() + COUNT_TIMEOUT;
         let next = || answers.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        std::iter::from_fn(|| next().ok()).map(|stats| stats.tunnels).sum()
+        std::iter::from_fn(|| next().ok())
+            .map(|stats| stats.tunnels)
+            .sum()
     }
 }
 

@@ -32,18 +32,25 @@ impl Enroller {
         if !found.is_empty() {
             return Err(found);
         }
-        let Some(local) = workload.local.clone() else { return Err(found) };
-        let netns_problem = |error: io::Error| {
-            vec![problem(&workload, "isthmus.dev/netns", &error)]
+        let Some(local) = workload.local.clone() else {
+            return Err(found);
         };
-        let netns = Netns::open(&local.netns, &self.thread).await.map_err(netns_problem)?;
+        let netns_problem =
+            |error: io::Error| vec![problem(&workload, "isthmus.dev/netns", &error)];
+        let netns = Netns::open(&local.netns, &self.thread)
+            .await
+            .map_err(netns_problem)?;
         let prepared = self.thread.run(netns.as_fd(), prepare_current).await;
         let prepared = prepared.map_err(io::Error::from).and_then(|done| done);
         let prepared = prepared.map_err(netns_problem)?;
         if let Err(message) = &prepared.tw_reuse {
             tracing::warn!(pod = %workload.uid, "{message}: many short connections may fail");
         }
-        let port = prepared.listener.local_addr().map_err(netns_problem)?.port();
+        let port = prepared
+            .listener
+            .local_addr()
+            .map_err(netns_problem)?
+            .port();
         self.interceptor
             .enrol(&Enrolment {
                 netns: netns.as_fd(),
@@ -56,14 +63,21 @@ impl Enroller {
             })
             .map_err(|error| vec![problem(&workload, "isthmus.dev/cgroup", &error)])?;
         let (netns, listener) = (Arc::new(netns), prepared.listener);
-        let parts = PodParts { workload: Arc::clone(&workload), netns, listener, port };
+        let parts = PodParts {
+            workload: Arc::clone(&workload),
+            netns,
+            listener,
+            port,
+        };
         Ok(Pod::new(parts, self.thread.clone()))
     }
 
     /// Resets what the pod holds open in plaintext, and says what it was.
     pub(super) async fn reset_plaintext(&self, pod: &Pod) -> io::Result<Vec<Destroyed>> {
         let workload = pod.workload();
-        let Some(local) = workload.local.clone() else { return Ok(Vec::new()) };
+        let Some(local) = workload.local.clone() else {
+            return Ok(Vec::new());
+        };
         let addresses = workload.addresses.clone();
         let reset = move || sockdiag::destroy_plaintext(&local.cgroup, &addresses);
         self.thread.run(pod.netns().as_fd(), reset).await?

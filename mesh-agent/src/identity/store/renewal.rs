@@ -20,6 +20,10 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// outage is found within a minute.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
+/// Least time between a success and the next request, so that an authority which
+/// hands out certificates at the end of their life is not asked without pause.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Longest single sleep. Timers do not count the time a machine is suspended
 /// and do not see the wall clock being set, so the clock is read this often.
 const MAX_NAP: Duration = Duration::from_secs(60);
@@ -59,11 +63,15 @@ pub(super) async fn keep_fresh(
         let Some(held) = credential.upgrade() else {
             return;
         };
-        match issued.and_then(|issued| held.install(issued)) {
+        let wait = match issued.and_then(|issued| held.install(issued)) {
             Ok(()) => {
                 failures = 0;
                 let info = held.info();
-                tracing::info!(identity = %id, serial = %info.serial, generation = info.generation, "certificate renewed");
+                tracing::info!(
+                    identity = %id, serial = %info.serial, generation = info.generation,
+                    "certificate renewed"
+                );
+                MIN_INTERVAL
             }
             Err(error) => {
                 let wait = backoff(failures, random_fraction());
@@ -74,10 +82,11 @@ pub(super) async fn keep_fresh(
                     "certificate not renewed, keeping the one in use"
                 );
                 held.renewal_failed(error);
-                drop(held);
-                tokio::time::sleep(wait).await;
+                wait
             }
-        }
+        };
+        drop(held);
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -1,0 +1,149 @@
+//! What only one pod can have (an address, a network namespace, a cgroup) and
+//! what follows when two claim it. Called once all pods are converted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::super::keys;
+use super::super::object::Origin;
+use super::super::problem::Problem;
+use super::super::workload::Workload;
+use super::{Scope, previous_form};
+
+/// Settles what two pods claim at once. Whoever was enrolled with it stays so; a pod
+/// that was enrolled otherwise keeps the form it had; nobody is newly enrolled with
+/// it. Gives back the addresses that are nobody's.
+pub(super) fn settle(
+    drafts: &mut [Workload],
+    scope: &Scope<'_>,
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<IpAddr> {
+    // By claim, as it was when first found: as the objects are written.
+    let mut found: BTreeMap<Claim, Problem> = BTreeMap::new();
+    // A pod that falls back to its earlier form may claim what is another's by now,
+    // so look again. Each pod changes at most once: the earlier form is never moved.
+    loop {
+        let mut changed = false;
+        for (claim, claimants) in claims(drafts) {
+            if claimants.len() < 2 {
+                continue;
+            }
+            found
+                .entry(claim.clone())
+                .or_insert_with(|| dispute(&claim, &claimants, drafts));
+            for i in claimants {
+                changed |= hold_back(&mut drafts[i], &claim, scope);
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    let disputed = found.keys().filter_map(|claim| match claim {
+        Claim::Address(ip) => Some(*ip),
+        Claim::Netns(_) | Claim::Cgroup(_) => None,
+    });
+    let disputed = disputed.collect();
+    problems.extend(found.into_values());
+    disputed
+}
+
+/// True if the draft had to change.
+fn hold_back(draft: &mut Workload, claim: &Claim, scope: &Scope<'_>) -> bool {
+    if draft.local.is_none() {
+        return false;
+    }
+    match previous_form(&draft.uid, scope).filter(|before| before.local.is_some()) {
+        Some(before) if before.identity == draft.identity && claim.is_of(&before) => false,
+        Some(before) => {
+            let changed = *draft != before;
+            *draft = before;
+            changed
+        }
+        None => draft.local.take().is_some(),
+    }
+}
+
+/// What only one pod can have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Address(IpAddr),
+    Netns(PathBuf),
+    Cgroup(PathBuf),
+}
+
+/// Who claims what, by index.
+fn claims(drafts: &[Workload]) -> BTreeMap<Claim, Vec<usize>> {
+    let mut claims: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
+    for (i, draft) in drafts.iter().enumerate() {
+        for claim in Claim::all_of(draft) {
+            claims.entry(claim).or_default().push(i);
+        }
+    }
+    claims
+}
+
+fn dispute(claim: &Claim, claimants: &[usize], drafts: &[Workload]) -> Problem {
+    let mut pods: Vec<&Workload> = claimants.iter().map(|i| &drafts[*i]).collect();
+    pods.sort_by_key(|pod| &pod.origin);
+    let field = claim.field();
+    let others = pods[1..].iter().map(|pod| {
+        let Origin { file, document } = &pod.origin;
+        let file = file.display();
+        format!("Pod {} ({field} in {file}, object {document})", pod.uid)
+    });
+    let others: Vec<String> = others.collect();
+    Problem::new(
+        &pods[0].origin,
+        format!("Pod {}", pods[0].uid),
+        field,
+        format!("{claim} is also that of {}", others.join(", ")),
+        claim.cure(),
+    )
+}
+
+impl Claim {
+    fn all_of(workload: &Workload) -> impl Iterator<Item = Self> {
+        let addresses = workload.addresses.iter().map(|ip| Self::Address(*ip));
+        let paths = workload.local.iter().flat_map(|local| {
+            let netns = Self::Netns(local.netns.clone());
+            [netns, Self::Cgroup(local.cgroup.clone())]
+        });
+        addresses.chain(paths)
+    }
+
+    fn is_of(&self, workload: &Workload) -> bool {
+        Self::all_of(workload).any(|claim| claim == *self)
+    }
+
+    fn field(&self) -> String {
+        match self {
+            Self::Address(_) => "status.podIPs".to_owned(),
+            Self::Netns(_) => format!("metadata.annotations[{}]", keys::NETNS),
+            Self::Cgroup(_) => format!("metadata.annotations[{}]", keys::CGROUP),
+        }
+    }
+
+    fn cure(&self) -> &'static str {
+        match self {
+            Self::Address(_) => {
+                "give each pod its own; until then connections to it are refused and no pod is newly enrolled with it"
+            }
+            Self::Netns(_) | Self::Cgroup(_) => {
+                "give each pod its own; until then no pod is newly enrolled with it"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip) => write!(f, "address {ip}"),
+            Self::Netns(path) => write!(f, "network namespace {}", path.display()),
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+        }
+    }
+}

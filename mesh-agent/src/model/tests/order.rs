@@ -1,0 +1,108 @@
+//! The world does not depend on the order in which objects arrive.
+
+use std::fmt::Write;
+
+use super::super::{Built, Objects, build};
+use super::{NODE, SHOP, objects, pod, pod_with};
+
+/// Everything a generation says, as text.
+fn describe(built: &Built) -> String {
+    let Built {
+        world,
+        problems,
+        complete,
+    } = built;
+    let mut text = format!("{:?} {complete}\n{problems:#?}\n", world.mesh());
+    for workload in world.workloads() {
+        writeln!(text, "{workload:?}").unwrap();
+    }
+    for service in world.services() {
+        writeln!(text, "{service:?}").unwrap();
+    }
+    let mut owners: Vec<String> = world.owners.iter().map(|it| format!("{it:?}")).collect();
+    owners.sort();
+    text + &owners.join("\n")
+}
+
+/// Numbers that look random and are the same in every run (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+fn mesh_config(domain: &str) -> String {
+    format!(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{trustDomain: {domain}}}\n"
+    )
+}
+
+/// The shop, and beside it something of every kind of conflict.
+fn sources() -> Vec<Objects> {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.96.0.50, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let rule = |name: &str, mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: istio-system}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+        )
+    };
+    let texts = [
+        SHOP.to_owned(),
+        pod("one", "10.1.0.20"),
+        pod("two", "10.1.0.20"),
+        pod_with("three", "10.1.0.21", "one", "other"),
+        pod("web", "10.1.0.22"),
+        pod("moved", "10.1.0.20"),
+        service("first"),
+        service("second"),
+        service("first"),
+        rule("b", "STRICT"),
+        rule("a", "PERMISSIVE"),
+        mesh_config("a.example"),
+        mesh_config("b.example"),
+    ];
+    let files = texts.iter().enumerate();
+    files
+        .map(|(i, text)| objects(&format!("{i:02}.yaml"), text))
+        .collect()
+}
+
+#[test]
+fn the_order_of_files_and_of_objects_does_not_matter() {
+    let before = mesh_config("a.example") + "---\n" + &pod("moved", "10.1.0.30");
+    let before = build([&objects("old.yaml", &before)], NODE, None);
+    let mut sources = sources();
+    let expected = describe(&build(&sources, NODE, Some(&before.world)));
+    assert!(
+        expected.contains("10.1.0.30"),
+        "a past form is among what is tried"
+    );
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for round in 0..200 {
+        dice.shuffle(&mut sources);
+        for objects in &mut sources {
+            dice.shuffle(&mut objects.pods);
+            dice.shuffle(&mut objects.services);
+            dice.shuffle(&mut objects.endpoint_slices);
+            for slice in &mut objects.endpoint_slices {
+                dice.shuffle(slice.object.endpoints.as_mut().unwrap());
+            }
+        }
+        let built = build(&sources, NODE, Some(&before.world));
+        assert_eq!(describe(&built), expected, "round {round}");
+    }
+}
