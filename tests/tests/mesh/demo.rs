@@ -117,6 +117,19 @@ fn demo_interrupted_at_its_very_start_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn demo_whose_reader_leaves_ends_quietly() -> Result<()> {
+    let world = World::new();
+    let demo = own_program("demo")?;
+    let said = shell(&format!(
+        "{} --world {} | head -n 1",
+        demo.display(),
+        world.0
+    ))?;
+    ensure!(said.lines().count() == 1, "{said}");
+    world.ensure_gone()
+}
+
+#[test]
 fn demo_is_kept_until_it_is_removed() -> Result<()> {
     let world = World::new();
     let text = world.run(&["--keep"])?.success()?;

@@ -93,7 +93,15 @@ fn around(arguments: &Arguments) -> Result<u8> {
 fn finish(arguments: &Arguments, end: End) -> Result<()> {
     let world = &arguments.world;
     let well = matches!(end, End::Exited(status) if status.success());
-    let interrupted = matches!(end, End::Interrupted(_));
+    let interrupted = match end {
+        End::Interrupted(_) => true,
+        End::Exited(status) => status.code() == Some(screen::NOBODY_READS),
+    };
+    if let End::Exited(status) = end
+        && status.code().is_none()
+    {
+        eprintln!("\ndemo: it was ended from outside, by {status}");
+    }
     if arguments.keep && !interrupted && leftovers::folder(world).is_dir() {
         fs::write(kept_mark(world), "")?;
         if !well {

@@ -1,9 +1,12 @@
 //! What the demo shows: numbered steps, quoted output, and a tick for each thing proven.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
+
+/// The exit code of a run whose output nobody reads any more: as if SIGPIPE had ended it.
+pub(crate) const NOBODY_READS: i32 = 128 + 13;
 
 /// Standard output, and the list of what was proven on it.
 pub(crate) struct Screen {
@@ -34,7 +37,7 @@ impl Screen {
     }
 
     pub(crate) fn title(&self, text: &str, below: &str) {
-        println!("{}\n{below}", self.paint(Style::Bold, text));
+        put(format_args!("{}\n{below}", self.paint(Style::Bold, text)));
     }
 
     /// Begins the next step.
@@ -45,30 +48,37 @@ impl Screen {
 
     /// A headline that is no step.
     pub(crate) fn headline(&self, text: &str) {
-        println!("\n{}", self.paint(Style::Bold, text));
+        put(format_args!("\n{}", self.paint(Style::Bold, text)));
     }
 
     pub(crate) fn say(&self, text: impl Display) {
-        println!("   {text}");
+        put(format_args!("   {text}"));
     }
 
     /// A command as a person would type it, and where.
     pub(crate) fn command(&self, place: &str, command: &str) {
-        println!("   {} $ {}", place, self.paint(Style::Cyan, command));
+        put(format_args!(
+            "   {} $ {}",
+            place,
+            self.paint(Style::Cyan, command)
+        ));
     }
 
     /// Commands to be typed by the reader, with nothing before them that a shell would mind.
     pub(crate) fn offer(&self, what: &str, commands: &[String]) {
-        println!("\n{}", self.paint(Style::Faint, format!("# {what}")));
+        put(format_args!(
+            "\n{}",
+            self.paint(Style::Faint, format!("# {what}"))
+        ));
         for command in commands {
-            println!("{}", self.paint(Style::Cyan, command));
+            put(format_args!("{}", self.paint(Style::Cyan, command)));
         }
     }
 
     /// What a program printed.
     pub(crate) fn quote(&self, text: &str) {
         for line in text.trim_end().lines() {
-            println!("   {} {line}", self.paint(Style::Faint, "|"));
+            put(format_args!("   {} {line}", self.paint(Style::Faint, "|")));
         }
     }
 
@@ -108,7 +118,7 @@ impl Screen {
                 seen().trim_end()
             );
         }
-        println!("   {} {claim}", self.paint(Style::Green, "✓"));
+        put(format_args!("   {} {claim}", self.paint(Style::Green, "✓")));
         self.checks += 1;
         Ok(())
     }
@@ -122,7 +132,10 @@ impl Screen {
     pub(crate) fn summary(&self) {
         self.headline(&format!("What was proven, by {} checks", self.checks));
         for sentence in &self.proven {
-            println!("   {} {sentence}", self.paint(Style::Green, "✓"));
+            put(format_args!(
+                "   {} {sentence}",
+                self.paint(Style::Green, "✓")
+            ));
         }
     }
 
@@ -138,5 +151,12 @@ impl Screen {
         } else {
             text.to_string()
         }
+    }
+}
+
+/// Prints a line; ends the run where its reader has gone, as `head` does. The outer run tidies up.
+fn put(text: impl Display) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(NOBODY_READS);
     }
 }
