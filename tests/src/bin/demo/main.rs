@@ -9,7 +9,9 @@ mod screen;
 mod stage;
 mod steps;
 
+use std::fmt::Display;
 use std::fs;
+use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -94,20 +96,27 @@ fn finish(arguments: &Arguments, end: End) -> Result<()> {
     let world = &arguments.world;
     let well = matches!(end, End::Exited(status) if status.success());
     let interrupted = match end {
-        End::Interrupted(_) => true,
-        End::Exited(status) => status.code() == Some(screen::NOBODY_READS),
+        End::Interrupted(signal) => {
+            complain(format_args!(
+                "\ndemo: interrupted by {signal}; everything is being removed"
+            ));
+            true
+        }
+        End::Exited(status) => {
+            if status.code().is_none() {
+                complain(format_args!(
+                    "\ndemo: it was ended from outside, by {status}"
+                ));
+            }
+            status.code() == Some(screen::NOBODY_READS)
+        }
     };
-    if let End::Exited(status) = end
-        && status.code().is_none()
-    {
-        eprintln!("\ndemo: it was ended from outside, by {status}");
-    }
     if arguments.keep && !interrupted && leftovers::folder(world).is_dir() {
         fs::write(kept_mark(world), "")?;
         if !well {
-            eprintln!(
+            complain(format_args!(
                 "demo: it is left as it stands, for you to look at; `cargo xtask demo --clean` removes it"
-            );
+            ));
         }
         return Ok(());
     }
@@ -117,13 +126,16 @@ fn finish(arguments: &Arguments, end: End) -> Result<()> {
         save_logs(world)?
     };
     leftovers::remove_world(world)?;
-    if interrupted {
-        eprintln!("\ndemo: interrupted; everything was removed");
-    }
     if let Some(logs) = logs {
-        eprintln!("demo: the logs are in {}", logs.display());
+        complain(format_args!("demo: the logs are in {}", logs.display()));
     }
     Ok(())
+}
+
+/// Writes a line to standard error, which may be a terminal that is gone: then nobody is told,
+/// and the removal goes on.
+fn complain(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The inner run.
