@@ -16,12 +16,12 @@ use clap::{Parser, Subcommand};
 use isthmus_tests::supervisor::{self, Claim, End};
 use isthmus_tests::{leftovers, report};
 
-/// What all parts of the bench are called.
-const WORLD: &str = "isthmus-bench";
-
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures the mesh against plain TCP")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(flatten)]
+    plan: rounds::Plan,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -30,7 +30,7 @@ struct Arguments {
 enum Part {
     /// The inner of the two runs
     #[command(hide = true)]
-    Measure,
+    Measure(rounds::Plan),
     /// The server of all measurements
     #[command(hide = true)]
     Serve,
@@ -40,9 +40,10 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().part {
-        None => around(),
-        Some(Part::Measure) => measure().map(|()| 0),
+    let arguments = Arguments::parse();
+    let result = match arguments.part {
+        None => around(&arguments.plan),
+        Some(Part::Measure(plan)) => measure(&plan).map(|()| 0),
         Some(Part::Serve) => server::run().map(|()| 0),
         Some(Part::Load(options)) => load::run(&options).map(|()| 0),
     };
@@ -55,22 +56,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn around() -> Result<u8> {
-    let _claim = Claim::take(WORLD).context("the bench cannot run now")?;
-    leftovers::remove_world(WORLD)?;
+fn around(plan: &rounds::Plan) -> Result<u8> {
+    let _claim = Claim::take(&plan.world).context("the bench cannot run now")?;
+    leftovers::remove_world(&plan.world)?;
     let mut inner = Command::new(std::env::current_exe()?);
-    inner.arg("measure");
+    inner.arg("measure").args(plan.as_arguments());
     let end = supervisor::run(inner)?;
-    leftovers::remove_world(WORLD)?;
-    if let End::Interrupted(_) = end {
-        eprintln!("\nbench: interrupted; everything was removed");
+    leftovers::remove_world(&plan.world)?;
+    if let End::Interrupted(signal) = end {
+        eprintln!("\nbench: interrupted by {signal}; everything was removed");
     }
     Ok(end.code())
 }
 
-fn measure() -> Result<()> {
+fn measure(plan: &rounds::Plan) -> Result<()> {
     supervisor::detach()?;
     report::silence();
-    let results = rounds::run(WORLD)?;
-    table::print(&results)
+    let results = rounds::run(plan)?;
+    table::print(&results, plan)
 }

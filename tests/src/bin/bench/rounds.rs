@@ -9,11 +9,35 @@ use isthmus_tests::process::{Process, run as run_to_end};
 use crate::load::{Kind, Measured};
 use crate::server::PORT;
 
-/// Rounds that count; the table shows medians of them.
-pub(crate) const ROUNDS: usize = 5;
+/// How much is measured. As it stands by default, it takes well under 90 s.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// Rounds that count; the table shows medians of them
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// Length of one measurement in milliseconds
+    #[arg(long, default_value_t = 700)]
+    pub(crate) millis: u64,
+    /// What all parts of the bench are called
+    #[arg(long, hide = true, default_value = "isthmus-bench")]
+    pub(crate) world: String,
+}
 
-/// Length of one measurement in milliseconds.
-const MILLIS: u64 = 700;
+impl Plan {
+    /// The same, for a command line.
+    pub(crate) fn as_arguments(&self) -> [String; 6] {
+        let (rounds, millis) = (self.rounds.to_string(), self.millis.to_string());
+        let world = self.world.clone();
+        [
+            "--rounds".into(),
+            rounds,
+            "--millis".into(),
+            millis,
+            "--world".into(),
+            world,
+        ]
+    }
+}
 
 /// Length of a measurement in the round before, which does not count: it opens tunnels and
 /// warms caches.
@@ -63,10 +87,10 @@ struct Pair {
     _serving: Process,
 }
 
-/// Builds the world called `name`, and measures. The results stand in the order of
+/// Builds the world, and measures. The results stand in the order of
 /// [`MEASUREMENTS`].
-pub(crate) fn run(name: &str) -> Result<Vec<Results>> {
-    let mesh = Mesh::named(name.to_owned())?;
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Results>> {
+    let mesh = Mesh::named(plan.world.clone())?;
     mesh.mtls(Mtls::Strict)?;
     let (node_a, node_b) = (mesh.node("node-a")?, mesh.node("node-b")?);
     let plain = Pair::new(
@@ -80,13 +104,17 @@ pub(crate) fn run(name: &str) -> Result<Vec<Results>> {
     node_b.wait_state(&meshed.server.uid(), "enrolled")?;
 
     let mut results: Vec<Results> = MEASUREMENTS.iter().map(|_| Results::default()).collect();
-    for round in 0..=ROUNDS {
+    for round in 0..=plan.rounds {
         match round {
             0 => println!("Warming up"),
-            _ => println!("Round {round} of {ROUNDS}"),
+            _ => println!("Round {round} of {}", plan.rounds),
         }
         for (measurement, results) in MEASUREMENTS.iter().zip(&mut results) {
-            let millis = if round == 0 { WARM_UP_MILLIS } else { MILLIS };
+            let millis = if round == 0 {
+                WARM_UP_MILLIS
+            } else {
+                plan.millis
+            };
             let (raw, through) = (
                 plain
                     .measure(measurement, millis)

@@ -1,27 +1,32 @@
 //! The table of results: medians over the rounds, and how the mesh compares.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::load::{Kind, Measured};
-use crate::rounds::{MEASUREMENTS, Measurement, ROUNDS, Results};
+use crate::rounds::{MEASUREMENTS, Measurement, Plan, Results};
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 /// Prints it, with what there is to know about the machine. `results` stand in the order of
 /// [`MEASUREMENTS`].
-pub(crate) fn print(results: &[Results]) -> Result<()> {
-    let kernel =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
+pub(crate) fn print(results: &[Results], plan: &Plan) -> Result<()> {
+    let (kernel, load) = (proc("sys/kernel/osrelease")?, proc("loadavg")?);
+    let load = load.split(' ').next().unwrap_or_default();
     let cores = std::thread::available_parallelism()?;
     println!(
-        "\nThe mesh against plain TCP, IPv4, pod to pod over one bridge. Both nodes, all clients and\n\
-         servers share this machine: Linux {}, {cores} cores. Medians of {ROUNDS} rounds, taken in turn.\n",
-        kernel.trim()
+        "\nThe mesh against plain TCP, IPv4, pod to pod over one bridge, STRICT. Both nodes, all clients\n\
+         and all servers share this machine: Linux {kernel}, {cores} cores, load average {load}.\n\
+         Medians of {} rounds of {} ms, taken in turn.\n",
+        plan.rounds, plan.millis
     );
+    if cfg!(debug_assertions) {
+        println!("This is a build without optimisations: its figures say nothing.\n");
+    }
     println!(
-        "{:<40} {:>12} {:>12} {:>12}",
+        "{:<50} {:>12} {:>12} {:>12}",
         "", "plain TCP", "mesh (mTLS)", "mesh / plain"
     );
     for (measurement, results) in MEASUREMENTS.iter().zip(results) {
@@ -29,7 +34,7 @@ pub(crate) fn print(results: &[Results]) -> Result<()> {
             let plain = median(&results.plain, value);
             let mesh = median(&results.mesh, value);
             println!(
-                "{name:<40} {plain:>12.2} {mesh:>12.2} {:>12.2}",
+                "{name:<50} {plain:>12.2} {mesh:>12.2} {:>12.2}",
                 mesh / plain
             );
         }
@@ -46,6 +51,13 @@ pub(crate) fn print(results: &[Results]) -> Result<()> {
     Ok(())
 }
 
+/// What a file of /proc says.
+fn proc(file: &str) -> Result<String> {
+    let path = Path::new("/proc").join(file);
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
 type Value = fn(&Measured) -> f64;
 
 /// What a measurement has to say: each with its unit.
@@ -57,10 +69,14 @@ fn quantities(measurement: &Measurement) -> Vec<(String, Value)> {
             |measured| measured.per_second / GIB,
         )],
         Kind::Latency => vec![
-            ("echo of 64 bytes, median, µs".to_owned(), |m| m.p50_us),
-            ("echo of 64 bytes, 99th percentile, µs".to_owned(), |m| {
-                m.p99_us
-            }),
+            (
+                "echo of 64 bytes, median, µs (less is better)".to_owned(),
+                |m| m.p50_us,
+            ),
+            (
+                "echo of 64 bytes, 99th perc., µs (less is better)".to_owned(),
+                |m| m.p99_us,
+            ),
         ],
         Kind::Connections => vec![(
             format!("new connections, {}, 1/s", counted(threads, "client")),
