@@ -375,6 +375,12 @@ impl Node {
         self.world.folder.path.join("bpf").join(&self.name)
     }
 
+    /// The cgroup below which the node's pods are.
+    #[must_use]
+    pub fn pods_cgroup(&self) -> &Path {
+        self.cgroups.pods.path()
+    }
+
     /// The file that the agent logs to.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
