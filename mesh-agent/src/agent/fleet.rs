@@ -241,10 +241,15 @@ impl Fleet {
     async fn enrolled(&self, uid: Arc<str>, pod: Arc<Pod>, strict: bool) {
         self.certify(&pod).await;
         self.workers.listen(Arc::clone(&pod)).await;
-        {
+        let before = {
             let mut state = self.lock();
             state.pending.remove(&uid);
-            state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod));
+            state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod))
+        };
+        if let Some(before) = before {
+            // The kernel has the new form already; the old one's connections go on.
+            before.release();
+            self.workers.forget(&before, false).await;
         }
         if strict {
             self.reset_plaintext(&pod).await;
