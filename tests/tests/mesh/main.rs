@@ -3,9 +3,11 @@
 
 mod apps;
 mod badinput;
+mod bench;
 mod bpftool;
 mod bulk;
 mod capture;
+mod demo;
 mod fastopen;
 mod guard;
 mod harness;
