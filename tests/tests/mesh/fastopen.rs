@@ -15,36 +15,13 @@ const WITHOUT_COOKIE: &str = "1543";
 /// A client that had a cookie from before its pod was enrolled.
 #[test]
 fn core_fast_open_out_of_a_pod_is_captured() -> Result<()> {
-    for sysctl in [WITH_COOKIE, WITHOUT_COOKIE] {
-        let (mesh, outside) = world(Mtls::Permissive)?;
-        let node = mesh.node("one")?;
-        let mut pod = node.pod_with(PodSpec::new("web").outside())?;
-        for pod in [&pod, &outside] {
-            pod.netns().sysctl("net/ipv4/tcp_fastopen", sysctl)?;
-        }
-        let _echo = outside.serve("serve echo")?;
-        earlier(&pod, &outside)?;
-        node.start()?;
-        pod.configure()?;
-        node.wait_state(&pod.uid(), "enrolled")?;
-        for to in [outside.v4(8080), outside.v6(8080)] {
-            for flags in ["--fastopen", "--fastopen-connect", "--fastopen --mptcp"] {
-                let seen = pod.client(&format!(
-                    "connect {to} {flags} --send hello --half-close --to-end"
-                ))?;
-                ensure!(
-                    seen["read"] == "hello\n",
-                    "{to} {flags}: {seen}\n{}",
-                    node.log_tail()
-                );
-                let line = node.wait_access("the connection", |line| {
-                    line["dst"] == to.to_string() && line["bytes_sent"] == 6
-                })?;
-                ensure!(line["direction"] == "outbound", "{line}");
-            }
-        }
-    }
-    Ok(())
+    out_of_a_pod(&["--fastopen", "--fastopen-connect"])
+}
+
+/// The same of Multipath TCP, which has Fast Open from Linux 6.2 on.
+#[test]
+fn fast_open_of_multipath_tcp_is_captured() -> Result<()> {
+    out_of_a_pod(&["--fastopen --mptcp"])
 }
 
 /// A client outside that had a cookie from before the pod was enrolled: refused like any other
@@ -80,6 +57,39 @@ fn core_fast_open_into_a_pod_is_captured() -> Result<()> {
         // One more from within the pod, whose line cannot come before theirs.
         pod.client("connect 127.0.0.1:8080 --send last")?;
         served(&echo, if mode == Mtls::Strict { 7 } else { 9 })?;
+    }
+    Ok(())
+}
+
+fn out_of_a_pod(manners: &[&str]) -> Result<()> {
+    for sysctl in [WITH_COOKIE, WITHOUT_COOKIE] {
+        let (mesh, outside) = world(Mtls::Permissive)?;
+        let node = mesh.node("one")?;
+        let mut pod = node.pod_with(PodSpec::new("web").outside())?;
+        for pod in [&pod, &outside] {
+            pod.netns().sysctl("net/ipv4/tcp_fastopen", sysctl)?;
+        }
+        let _echo = outside.serve("serve echo")?;
+        earlier(&pod, &outside)?;
+        node.start()?;
+        pod.configure()?;
+        node.wait_state(&pod.uid(), "enrolled")?;
+        for to in [outside.v4(8080), outside.v6(8080)] {
+            for manner in manners {
+                let seen = pod.client(&format!(
+                    "connect {to} {manner} --send hello --half-close --to-end"
+                ))?;
+                ensure!(
+                    seen["read"] == "hello\n",
+                    "{to} {manner}: {seen}\n{}",
+                    node.log_tail()
+                );
+            }
+            let line = node.wait_access("the connection", |line| {
+                line["dst"] == to.to_string() && line["bytes_sent"] == 6
+            })?;
+            ensure!(line["direction"] == "outbound", "{line}");
+        }
     }
     Ok(())
 }

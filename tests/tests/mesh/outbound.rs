@@ -32,7 +32,7 @@ fn core_a_workloads_address_is_reached_with_identities() -> Result<()> {
 
 /// An address outside the mesh is relayed as plain TCP, from the pod's own address.
 #[test]
-fn core_an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
+fn an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let outside = pair.mesh.outsider("outside")?;
     let _server = outside.serve("serve banner outside")?;
@@ -63,7 +63,7 @@ fn core_an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
 
 /// A pod that the configuration knows and that is not in the mesh is reached as plain TCP.
 #[test]
-fn core_an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
+fn an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     pair.mesh.write(
         "namespace-plain",
@@ -129,7 +129,7 @@ fn core_upstream_failure_is_a_reset_with_its_reason() -> Result<()> {
 
 /// An address that two pods claim leads nowhere, whoever of them listens.
 #[test]
-fn core_a_disputed_address_is_refused() -> Result<()> {
+fn a_disputed_address_is_refused() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
     let rival = pair.b.pod_with(PodSpec::new("rival").outside())?;
     let mut claim = rival.yaml()?;
@@ -166,7 +166,7 @@ fn core_a_disputed_address_is_refused() -> Result<()> {
 /// While a file of the configuration could never be read, who is in the mesh is reached and
 /// nobody else: the address may belong to a workload that the file names.
 #[test]
-fn core_an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
+fn an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
     let outside = pair.mesh.outsider("outside")?;
     let _servers = [

@@ -61,7 +61,7 @@ fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
 
 /// The port's name, not its number, tells where the pods listen.
 #[test]
-fn core_a_service_port_may_go_by_name() -> Result<()> {
+fn a_service_port_may_go_by_name() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let _servers = [
         pair.server.serve("serve banner web --listen [::]:8080")?,
@@ -105,7 +105,7 @@ endpoints:
 /// An endpoint whose application, whose agent or whose machine is gone costs the application
 /// nothing: another endpoint answers.
 #[test]
-fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
+fn a_failed_endpoint_is_passed_over() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let agentless = pair.mesh.node("three")?;
     let (deaf, abandoned) = (pair.b.pod("deaf")?, agentless.pod("abandoned")?);
@@ -143,7 +143,7 @@ fn core_a_failed_endpoint_is_passed_over() -> Result<()> {
 
 /// When no endpoint answers, the application gets a reset and the log the last reason.
 #[test]
-fn core_a_service_of_failed_endpoints_is_a_reset() -> Result<()> {
+fn a_service_of_failed_endpoints_is_a_reset() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let (v4, _) = pair.a.after(|| {
         pair.mesh
@@ -163,7 +163,7 @@ fn core_a_service_of_failed_endpoints_is_a_reset() -> Result<()> {
 /// A port that the service does not have, and a service with nobody ready: a reset, each with
 /// its own reason, and nothing leaves the pod.
 #[test]
-fn core_a_service_that_leads_nowhere_is_a_reset() -> Result<()> {
+fn a_service_that_leads_nowhere_is_a_reset() -> Result<()> {
     let pair = Pair::new(Mtls::Permissive)?;
     let (shop, shop6) = pair.a.after(|| {
         pair.mesh
@@ -195,7 +195,7 @@ fn core_a_service_that_leads_nowhere_is_a_reset() -> Result<()> {
 
 /// A pod that asks for a service and is its only endpoint reaches itself, within itself.
 #[test]
-fn core_a_pod_reaches_itself_by_its_service() -> Result<()> {
+fn a_pod_reaches_itself_by_its_service() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let pod: &Pod = &pair.client;
     let _own = pod.serve("serve banner own")?;
