@@ -31,7 +31,8 @@ use crate::wait::{patience, until};
 pub struct Node {
     name: String,
     folder: PathBuf,
-    admin: SocketAddr,
+    /// A copy of the world's configuration, where the node no longer follows it.
+    own_config: Mutex<Option<PathBuf>>,
     agents: Mutex<Vec<Agent>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
@@ -41,6 +42,7 @@ pub struct Node {
 #[derive(Debug)]
 struct Agent {
     child: Child,
+    admin: SocketAddr,
 }
 
 impl Node {
@@ -50,7 +52,7 @@ impl Node {
         Ok(Self {
             name: name.to_owned(),
             folder,
-            admin: free_port()?,
+            own_config: Mutex::default(),
             agents: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
@@ -88,16 +90,63 @@ impl Node {
         self.wait_ready()
     }
 
-    /// Starts the agent without waiting for anything.
+    /// Starts the agent without waiting for anything; beside an older one, where there is one.
+    /// The newest is the one that is asked from then on.
     ///
     /// # Errors
     /// Fails when the binary is missing.
     pub fn launch(&self) -> Result<()> {
+        let admin = free_port()?;
         let child = self
-            .agent_command()?
+            .agent_command(admin)?
             .spawn()
             .context("starting mesh-agent")?;
-        self.lock().push(Agent { child });
+        self.lock().push(Agent { child, admin });
+        Ok(())
+    }
+
+    /// Gives the node a copy of the configuration as it is now: what changes later does not
+    /// reach it, until [`Node::catch_up`]. To be called before its agent starts.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn fall_behind(&self) -> Result<()> {
+        let folder = self.folder.join("config");
+        fs::create_dir(&folder)?;
+        *self
+            .own_config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        self.catch_up()
+    }
+
+    /// Brings the node's copy of the configuration up to date.
+    ///
+    /// # Errors
+    /// Fails when the node has no copy of its own, or the disk fails.
+    pub fn catch_up(&self) -> Result<()> {
+        let own = self
+            .own_config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = own
+            .as_ref()
+            .context("the node follows the world's configuration")?;
+        let names = |folder: &Path| -> Result<Vec<_>> {
+            let entries = fs::read_dir(folder)?;
+            entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<Result<_>>()
+        };
+        let wanted = names(&self.world.config())?;
+        for name in &wanted {
+            let hidden = own.join(format!(".{}", name.display()));
+            fs::copy(self.world.config().join(name), &hidden)?;
+            fs::rename(hidden, own.join(name))?;
+        }
+        for name in names(own)?.iter().filter(|name| !wanted.contains(name)) {
+            fs::remove_file(own.join(name))?;
+        }
         Ok(())
     }
 
@@ -269,12 +318,16 @@ impl Node {
     /// # Errors
     /// Fails when it does not answer.
     pub fn http(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2))?;
+        let admin = self
+            .lock()
+            .last()
+            .with_context(|| format!("no agent runs on {}", self.name))?
+            .admin;
+        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(patience(5)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.admin
+            "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n",
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -368,7 +421,12 @@ impl Node {
             .unwrap_or_default()
     }
 
-    fn agent_command(&self) -> Result<Command> {
+    fn agent_command(&self, admin: SocketAddr) -> Result<Command> {
+        let own = self
+            .own_config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let config = own.clone().unwrap_or_else(|| self.world.config());
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -377,7 +435,7 @@ impl Node {
         command
             .arg("run")
             .arg("--config")
-            .arg(self.world.config())
+            .arg(config)
             .args(["--node", &self.name])
             .arg("--pods-cgroup")
             .arg(self.cgroups.pods.path())
@@ -387,7 +445,7 @@ impl Node {
             .arg(self.run_dir())
             .arg("--state-dir")
             .arg(self.world.folder.path.join("state"))
-            .args(["--admin", &self.admin.to_string()])
+            .args(["--admin", &admin.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

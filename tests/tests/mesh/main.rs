@@ -1,5 +1,8 @@
 //! The privileged tests: real kernel, real agent, real servers. They need root and run by
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
+mod duo;
 mod harness;
+mod lifecycle;
 mod slice;
+mod strict;
