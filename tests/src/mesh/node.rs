@@ -31,8 +31,8 @@ use crate::wait::{patience, until};
 pub struct Node {
     name: String,
     folder: PathBuf,
-    /// A copy of the world's configuration, where the node no longer follows it.
-    own_config: Mutex<Option<PathBuf>>,
+    config: PathBuf,
+    admin: SocketAddr,
     agents: Mutex<Vec<Agent>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
@@ -42,7 +42,6 @@ pub struct Node {
 #[derive(Debug)]
 struct Agent {
     child: Child,
-    admin: SocketAddr,
 }
 
 impl Node {
@@ -51,8 +50,9 @@ impl Node {
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self {
             name: name.to_owned(),
+            config: world.config(),
             folder,
-            own_config: Mutex::default(),
+            admin: free_port()?,
             agents: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
@@ -81,6 +81,43 @@ impl Node {
         Pod::create(self.world.clone(), spec, Some(&self.name))
     }
 
+    /// Gives the node a copy of the configuration as it is now, which only
+    /// [`Node::update_configuration`] updates: a node that is cut off from the source of truth. For agents that are started after this.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn freeze_configuration(&mut self) -> Result<()> {
+        self.config = self.folder.join("frozen");
+        fs::create_dir(&self.config)?;
+        self.update_configuration()
+    }
+
+    /// Brings the copy that [`Node::freeze_configuration`] made up to date.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn update_configuration(&self) -> Result<()> {
+        let wanted = self.world.config();
+        ensure!(
+            self.config != wanted,
+            "{} has no copy of its own",
+            self.name
+        );
+        for entry in fs::read_dir(&wanted)? {
+            let name = entry?.file_name();
+            let hidden = self.config.join(format!(".{}", name.display()));
+            fs::copy(wanted.join(&name), &hidden)?;
+            fs::rename(hidden, self.config.join(name))?;
+        }
+        for entry in fs::read_dir(&self.config)? {
+            let name = entry?.file_name();
+            if !wanted.join(&name).exists() {
+                fs::remove_file(self.config.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts the agent and waits until it says that it is ready.
     ///
     /// # Errors
@@ -90,63 +127,16 @@ impl Node {
         self.wait_ready()
     }
 
-    /// Starts the agent without waiting for anything; beside an older one, where there is one.
-    /// The newest is the one that is asked from then on.
+    /// Starts the agent without waiting for anything.
     ///
     /// # Errors
     /// Fails when the binary is missing.
     pub fn launch(&self) -> Result<()> {
-        let admin = free_port()?;
         let child = self
-            .agent_command(admin)?
+            .agent_command()?
             .spawn()
             .context("starting mesh-agent")?;
-        self.lock().push(Agent { child, admin });
-        Ok(())
-    }
-
-    /// Gives the node a copy of the configuration as it is now: what changes later does not
-    /// reach it, until [`Node::catch_up`]. To be called before its agent starts.
-    ///
-    /// # Errors
-    /// Fails when the disk does.
-    pub fn fall_behind(&self) -> Result<()> {
-        let folder = self.folder.join("config");
-        fs::create_dir(&folder)?;
-        *self
-            .own_config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(folder);
-        self.catch_up()
-    }
-
-    /// Brings the node's copy of the configuration up to date.
-    ///
-    /// # Errors
-    /// Fails when the node has no copy of its own, or the disk fails.
-    pub fn catch_up(&self) -> Result<()> {
-        let own = self
-            .own_config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let own = own
-            .as_ref()
-            .context("the node follows the world's configuration")?;
-        let names = |folder: &Path| -> Result<Vec<_>> {
-            let entries = fs::read_dir(folder)?;
-            entries
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<Result<_>>()
-        };
-        let wanted = names(&self.world.config())?;
-        for name in &wanted {
-            let hidden = own.join(format!(".{}", name.display()));
-            fs::copy(self.world.config().join(name), &hidden)?;
-            fs::rename(hidden, own.join(name))?;
-        }
-        for name in names(own)?.iter().filter(|name| !wanted.contains(name)) {
-            fs::remove_file(own.join(name))?;
-        }
+        self.lock().push(Agent { child });
         Ok(())
     }
 
@@ -292,6 +282,14 @@ impl Node {
             .cloned())
     }
 
+    /// Waits until this agent carries the pod's traffic.
+    ///
+    /// # Errors
+    /// Says what the agent said of the pod last.
+    pub fn wait_enrolled(&self, pod: &Pod) -> Result<()> {
+        self.wait_state(&pod.uid(), "enrolled")
+    }
+
     /// Waits until a workload is in this state.
     ///
     /// # Errors
@@ -318,16 +316,12 @@ impl Node {
     /// # Errors
     /// Fails when it does not answer.
     pub fn http(&self, path: &str) -> Result<String> {
-        let admin = self
-            .lock()
-            .last()
-            .with_context(|| format!("no agent runs on {}", self.name))?
-            .admin;
-        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2))?;
+        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(patience(5)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.admin
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -421,12 +415,7 @@ impl Node {
             .unwrap_or_default()
     }
 
-    fn agent_command(&self, admin: SocketAddr) -> Result<Command> {
-        let own = self
-            .own_config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let config = own.clone().unwrap_or_else(|| self.world.config());
+    fn agent_command(&self) -> Result<Command> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -435,7 +424,7 @@ impl Node {
         command
             .arg("run")
             .arg("--config")
-            .arg(config)
+            .arg(&self.config)
             .args(["--node", &self.name])
             .arg("--pods-cgroup")
             .arg(self.cgroups.pods.path())
@@ -445,7 +434,7 @@ impl Node {
             .arg(self.run_dir())
             .arg("--state-dir")
             .arg(self.world.folder.path.join("state"))
-            .args(["--admin", &admin.to_string()])
+            .args(["--admin", &self.admin.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -8,7 +8,8 @@ use isthmus_tests::traffic::Talk;
 use isthmus_tests::wait::wait_until;
 use serde_json::Value;
 
-use crate::duo::{Duo, counted, wait_mode};
+use crate::asked::{counted, wait_mode};
+use crate::pair::Pair;
 
 /// What is not the mesh's business, of one pod: loopback and the pod's own address.
 struct Within {
@@ -45,16 +46,18 @@ impl Within {
 /// that it accepted, of either family, are reset at both ends; each is counted and logged.
 #[test]
 fn core_strict_enrolment_resets_plaintext_and_nothing_else() -> Result<()> {
-    let duo = Duo::running(Mtls::Strict)?;
-    let mut pod = duo.two.pod_with(PodSpec::new("server").outside())?;
-    let outsider = duo.mesh.outsider("outsider")?;
+    let pair = Pair::prepare()?;
+    pair.mesh.mtls(Mtls::Strict)?;
+    pair.start_agents()?;
+    let mut pod = pair.b.pod_with(PodSpec::new("late").outside())?;
+    let outsider = pair.mesh.outsider("outsider")?;
     let within = Within::open(&pod)?;
     let _echo = (
         pod.serve("serve echo --listen [::]:8080")?,
         outsider.serve("serve echo --listen [::]:8080")?,
     );
     // Another pod of the node, which is in no mesh: its connections are its own.
-    let bystander = duo.two.pod_with(PodSpec::new("bystander").outside())?;
+    let bystander = pair.b.pod_with(PodSpec::new("bystander").outside())?;
     let untouched = Talk::open(&bystander, outsider.v4(8080))?;
     let plaintext = [
         (Talk::open(&pod, outsider.v4(8080))?, outsider.v4(8080)),
@@ -63,7 +66,7 @@ fn core_strict_enrolment_resets_plaintext_and_nothing_else() -> Result<()> {
         (Talk::open(&outsider, pod.v6(8080))?, pod.v6(8080)),
     ];
     pod.configure()?;
-    duo.two.wait_state(&pod.uid(), "enrolled")?;
+    pair.b.wait_state(&pod.uid(), "enrolled")?;
     for (talk, to) in &plaintext {
         let end = talk.end()?;
         // Whoever does the destroying tells the own application ECONNABORTED (tcp_abort).
@@ -73,12 +76,16 @@ fn core_strict_enrolment_resets_plaintext_and_nothing_else() -> Result<()> {
     within.ensure_untouched(&pod, &outsider)?;
     untouched.ask()?;
     wait_until("each is counted", || {
-        counted(&duo.two, "plaintext_reset").is_ok_and(|reset| reset == 4)
+        counted(&pair.b, "plaintext_reset").is_ok_and(|reset| reset == 4)
     })?;
-    ensure!(duo.two.metric("isthmus_plaintext_reset_total", &[])? == 4.0);
+    ensure!(
+        pair.b
+            .metric("isthmus_plaintext_connections_reset_total", &[])?
+            == 4.0
+    );
     for (talk, to) in &plaintext {
         let (from, to) = (talk.from()?.to_string(), to.to_string());
-        let line = reset_line(&duo.two, &from, &to)?;
+        let line = reset_line(&pair.b, &from, &to)?;
         ensure!(line["pod"] == pod.uid(), "{line}");
     }
     Ok(())
@@ -105,49 +112,49 @@ fn reset_line(node: &Node, from: &str, to: &str) -> Result<Value> {
 /// plaintext is refused. And back: it is taken again.
 #[test]
 fn core_a_change_to_strict_cuts_plaintext_and_keeps_the_mesh() -> Result<()> {
-    let duo = Duo::running(Mtls::Permissive)?;
-    let (client, server) = duo.pods()?;
-    let outsider = duo.mesh.outsider("outsider")?;
-    let within = Within::open(&server)?;
+    let pair = Pair::start()?;
+    let (client, server) = (&pair.client, &pair.server);
+    let outsider = pair.mesh.outsider("outsider")?;
+    let within = Within::open(server)?;
     let _echo = (
         server.serve("serve echo --listen [::]:8080")?,
         outsider.serve("serve echo --listen [::]:8080")?,
     );
     let meshed = [
-        Talk::open(&client, server.v4(8080))?,
-        Talk::open(&client, server.v6(8080))?,
+        Talk::open(client, server.v4(8080))?,
+        Talk::open(client, server.v6(8080))?,
     ];
     // The mode is of what comes in; to go out to whoever is not in the mesh stays allowed.
-    let outward = Talk::open(&client, outsider.v4(8080))?;
+    let outward = Talk::open(client, outsider.v4(8080))?;
     let plaintext = [
         Talk::open(&outsider, server.v4(8080))?,
         Talk::open(&outsider, server.v6(8080))?,
     ];
-    duo.mesh.mtls(Mtls::Strict)?;
+    pair.mesh.mtls(Mtls::Strict)?;
     for talk in &plaintext {
         let end = talk.end()?;
         ensure!(end == "ECONNRESET", "plaintext ended as {end}");
         let from = talk.from()?.to_string();
-        let line = duo
-            .two
+        let line = pair
+            .b
             .wait_access("the plaintext that was cut", |line| line["src"] == from)?;
         ensure!(
             line["outcome"] == "cut" && line["reason"] == "POLICY_CHANGED",
             "{line}"
         );
     }
-    wait_mode(&duo.one, "STRICT")?;
-    wait_mode(&duo.two, "STRICT")?;
+    wait_mode(&pair.a, "STRICT")?;
+    wait_mode(&pair.b, "STRICT")?;
     meshed.iter().try_for_each(Talk::ask)?;
     outward.ask()?;
-    within.ensure_untouched(&server, &outsider)?;
+    within.ensure_untouched(server, &outsider)?;
     let seen = outsider.client(&format!("connect {} --send x", server.v4(8080)))?;
     ensure!(seen["errno"] == "ECONNRESET", "new plaintext: {seen}");
     let seen = client.client(&format!("connect {} --send x", server.v4(8080)))?;
     ensure!(seen["read"] == "x\n", "new, in the mesh: {seen}");
 
-    duo.mesh.mtls(Mtls::Permissive)?;
-    wait_mode(&duo.two, "PERMISSIVE")?;
+    pair.mesh.mtls(Mtls::Permissive)?;
+    wait_mode(&pair.b, "PERMISSIVE")?;
     let again = Talk::open(&outsider, server.v4(8080))?;
     meshed.iter().try_for_each(Talk::ask)?;
     again.close()
@@ -156,9 +163,9 @@ fn core_a_change_to_strict_cuts_plaintext_and_keeps_the_mesh() -> Result<()> {
 /// What is older than the enrolment outlives it under PERMISSIVE, but not the change to STRICT.
 #[test]
 fn a_change_to_strict_resets_what_is_older_than_the_enrolment() -> Result<()> {
-    let duo = Duo::running(Mtls::Permissive)?;
-    let mut pod = duo.two.pod_with(PodSpec::new("server").outside())?;
-    let outsider = duo.mesh.outsider("outsider")?;
+    let pair = Pair::start()?;
+    let mut pod = pair.b.pod_with(PodSpec::new("late").outside())?;
+    let outsider = pair.mesh.outsider("outsider")?;
     let within = Within::open(&pod)?;
     let _echo = (
         pod.serve("serve echo --listen [::]:8080")?,
@@ -169,10 +176,10 @@ fn a_change_to_strict_resets_what_is_older_than_the_enrolment() -> Result<()> {
         Talk::open(&pod, outsider.v6(8080))?,
     ];
     pod.configure()?;
-    duo.two.wait_state(&pod.uid(), "enrolled")?;
+    pair.b.wait_state(&pod.uid(), "enrolled")?;
     old.iter().try_for_each(Talk::ask)?;
-    ensure!(counted(&duo.two, "plaintext_reset")? == 0);
-    duo.mesh.mtls(Mtls::Strict)?;
+    ensure!(counted(&pair.b, "plaintext_reset")? == 0);
+    pair.mesh.mtls(Mtls::Strict)?;
     for talk in &old {
         let end = talk.end()?;
         ensure!(
@@ -181,7 +188,7 @@ fn a_change_to_strict_resets_what_is_older_than_the_enrolment() -> Result<()> {
         );
     }
     wait_until("each is counted", || {
-        counted(&duo.two, "plaintext_reset").is_ok_and(|reset| reset == 2)
+        counted(&pair.b, "plaintext_reset").is_ok_and(|reset| reset == 2)
     })?;
     within.ensure_untouched(&pod, &outsider)
 }
