@@ -145,7 +145,15 @@ fn enrolment_and_release_under_load_fail_no_connection() -> Result<()> {
     )?;
     ensure!(tunnelled > 0.0, "none of the load went through the mesh");
     let refused = pair.b.metric("isthmus_connections_refused_total", &[])?;
-    ensure!(refused == 0.0, "{refused} connections were refused: {:#?}", pair.b.access_log()?.iter().filter(|l| l["outcome"] != "ok").collect::<Vec<_>>());
+    ensure!(
+        refused == 0.0,
+        "{refused} connections were refused: {:#?}",
+        pair.b
+            .access_log()?
+            .iter()
+            .filter(|l| l["outcome"] != "ok")
+            .collect::<Vec<_>>()
+    );
     Ok(())
 }
 
