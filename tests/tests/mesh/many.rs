@@ -68,7 +68,8 @@ fn five_hundred_pods_are_enrolled_at_once() -> Result<()> {
     all_reach(&node, &pods, &server)
 }
 
-/// Pods that no configuration names yet, made by several threads.
+/// Pods that no configuration names yet, made by several threads. Without IPv6: one bridge
+/// with the neighbour discovery of five hundred drowns in it, whoever sends.
 fn make(node: &Node) -> Result<Vec<Pod>> {
     const THREADS: usize = 4;
     std::thread::scope(|scope| {
@@ -77,7 +78,8 @@ fn make(node: &Node) -> Result<Vec<Pod>> {
                 scope.spawn(move || {
                     (first..PODS)
                         .step_by(THREADS)
-                        .map(|n| node.pod_with(PodSpec::new(&format!("pod-{n}")).outside()))
+                        .map(|n| PodSpec::new(&format!("pod-{n}")).only_v4().outside())
+                        .map(|spec| node.pod_with(spec))
                         .collect::<Result<Vec<_>>>()
                 })
             })
@@ -107,14 +109,10 @@ fn wait_enrolled(node: &Node) -> Result<()> {
 }
 
 fn all_reach(node: &Node, pods: &[Pod], server: &Pod) -> Result<()> {
-    for (n, pod) in pods.iter().enumerate() {
-        let to = match n % 2 {
-            0 => server.v4(8080),
-            _ => server.v6(8080),
-        };
-        let seen = pod.client(&format!("connect {to}"))?;
+    for pod in pods {
+        let seen = pod.client(&format!("connect {}", server.v4(8080)))?;
         let banner = seen["read"].as_str().unwrap_or_default();
-        let from = pod.addresses()[n % 2].to_string();
+        let from = pod.v4(0).ip().to_string();
         if !banner.starts_with("blue ") || !banner.contains(&from) {
             let line = node.wait_access("the failure", |line| {
                 line["pod"] == pod.uid() && line["outcome"] != "ok"
