@@ -13,7 +13,9 @@ use super::dial::{self, DialError};
 use super::end::{Failure, outcome};
 use super::worker::Worker;
 use crate::addr::{ClientAddr, HBONE_PORT};
-use crate::hbone::{ConnectRequest, Incoming, Malformed, Refusal, TunnelSettings, server};
+use crate::hbone::{
+    ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
+};
 use crate::identity::SpiffeId;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, Peer};
@@ -83,8 +85,11 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
                 Some(Ok(incoming)) => {
                     tokio::task::spawn_local(stream(Rc::clone(&tunnel), incoming));
                 }
-                // Streams under way were counted and logged, each with this as its end.
-                Some(Err(error)) if server.streams_in_use() == 0 => return bad(error),
+                // Streams under way were counted and logged, each with this as its end. A peer
+                // that went away from an idle tunnel, or died, was refused nothing.
+                Some(Err(error @ TunnelError::Protocol(_))) if server.streams_in_use() == 0 => {
+                    return bad(error);
+                }
                 Some(Err(_)) | None => return,
             },
             _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,

@@ -80,19 +80,40 @@ impl Node {
         Pod::create(self.world.clone(), spec, Some(&self.name))
     }
 
-    /// Gives the node a copy of the configuration as it is now, which nothing updates: a node
-    /// that is cut off from the source of truth. For agents that are started after this.
+    /// Gives the node a copy of the configuration as it is now, which only
+    /// [`Node::update_configuration`] updates: a node that is cut off from the source of truth. For agents that are started after this.
     ///
     /// # Errors
     /// Fails when the disk does.
     pub fn freeze_configuration(&mut self) -> Result<()> {
-        let frozen = self.folder.join("frozen");
-        fs::create_dir(&frozen)?;
-        for entry in fs::read_dir(self.world.config())? {
-            let entry = entry?;
-            fs::copy(entry.path(), frozen.join(entry.file_name()))?;
+        self.config = self.folder.join("frozen");
+        fs::create_dir(&self.config)?;
+        self.update_configuration()
+    }
+
+    /// Brings the copy that [`Node::freeze_configuration`] made up to date.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn update_configuration(&self) -> Result<()> {
+        let wanted = self.world.config();
+        ensure!(
+            self.config != wanted,
+            "{} has no copy of its own",
+            self.name
+        );
+        for entry in fs::read_dir(&wanted)? {
+            let name = entry?.file_name();
+            let hidden = self.config.join(format!(".{}", name.display()));
+            fs::copy(wanted.join(&name), &hidden)?;
+            fs::rename(hidden, self.config.join(name))?;
         }
-        self.config = frozen;
+        for entry in fs::read_dir(&self.config)? {
+            let name = entry?.file_name();
+            if !wanted.join(&name).exists() {
+                fs::remove_file(self.config.join(name))?;
+            }
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
 mod apps;
+mod asked;
 mod badinput;
 mod bench;
 mod bulk;
@@ -13,8 +14,11 @@ mod hostile;
 mod inbound;
 mod lifecycle;
 mod load;
+mod many;
 mod operation;
 mod outbound;
 mod pair;
+mod reborn;
 mod restart;
 mod slice;
+mod strict;
