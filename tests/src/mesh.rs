@@ -158,6 +158,12 @@ impl Mesh {
         self.world.config()
     }
 
+    /// The folder in which all nodes keep the embedded authority.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.world.folder.path.join("state")
+    }
+
     /// The namespace in which the bridge is.
     #[must_use]
     pub fn bridge(&self) -> &Netns {
