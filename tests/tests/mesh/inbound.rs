@@ -96,7 +96,7 @@ fn core_permissive_relays_plaintext_with_the_clients_address() -> Result<()> {
 /// which is not the socket that connects to it.
 #[test]
 fn core_mesh_client_is_seen_by_its_own_address() -> Result<()> {
-    let pair = Pair::start(Mtls::Strict)?;
+    let pair = Pair::new(Mtls::Strict)?;
     let _banner = pair.server.serve("serve banner blue --listen [::]:8080")?;
     for (to, from) in [
         (pair.server.v4(8080), pair.client.v4(40_404)),
@@ -123,7 +123,7 @@ fn core_mesh_client_is_seen_by_its_own_address() -> Result<()> {
 /// is as closed through the mesh as it is from the network.
 #[test]
 fn core_loopback_servers_stay_private() -> Result<()> {
-    let pair = Pair::start(Mtls::Permissive)?;
+    let pair = Pair::new(Mtls::Permissive)?;
     let outsider = pair.mesh.outsider("outsider")?;
     let four = pair
         .server

@@ -8,3 +8,5 @@ mod pair;
 mod slice;
 mod wire;
 mod wire_peer;
+mod wire_server;
+mod ztunnel;

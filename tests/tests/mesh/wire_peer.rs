@@ -31,13 +31,15 @@ impl Peer {
     /// Call it when an agent has started, so that the authority is there.
     pub(crate) fn new(mesh: &Mesh) -> Result<Self> {
         let authority = EmbeddedCa::open(&mesh.state(), &TrustDomain::new("cluster.local")?)?;
-        Ok(Self {
-            runtime: Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()?,
-            store: SvidStore::new(Arc::new(authority)),
-        })
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let store = {
+            let _entered = runtime.enter();
+            SvidStore::new(Arc::new(authority))
+        };
+        Ok(Self { runtime, store })
     }
 
     /// Runs a test's asynchronous part, for two minutes at most.
