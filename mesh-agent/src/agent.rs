@@ -10,20 +10,23 @@
 mod events;
 mod fleet;
 mod limits;
+mod metrics;
 mod plan;
 mod view;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Admin, AdminSocket, AgentView};
-use crate::config::FolderSource;
+use crate::admin::api::Status;
+use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
+use crate::config::{FolderSource, Loaded};
 use crate::identity::{EmbeddedCa, SvidStore};
 use crate::intercept::{self, Interceptor};
 use crate::model::World;
@@ -119,7 +122,7 @@ pub async fn run(
 
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
-    let authority = EmbeddedCa::open(&options.state_dir, &first.world.mesh().trust_domain)?;
+    let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
     let svids = SvidStore::new(Arc::new(authority));
     let nothing = Generation {
         number: 0,
@@ -137,6 +140,7 @@ pub async fn run(
         &options,
     );
     let fleet = Arc::new(fleet);
+    metrics::register(&registry, &interceptor, &fleet);
     let view = View::new(&options, &shared, &fleet, svids, log.dropped());
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
     let _events = events::watch(&interceptor);
@@ -154,13 +158,46 @@ pub async fn run(
     Ok(())
 }
 
+/// Opens the embedded CA of the configured trust domain. Where the configuration
+/// could not be read in full, the trust domain may be a default that nobody meant:
+/// then a CA that does not fit is no reason to give up, but to wait for the files
+/// to be mended. Pods that an earlier agent enrolled are refused meanwhile.
+async fn open_authority(
+    state_dir: &Path,
+    source: &mut FolderSource,
+    mut loaded: Loaded,
+) -> Result<(Loaded, EmbeddedCa), Error> {
+    loop {
+        match EmbeddedCa::open(state_dir, &loaded.world.mesh().trust_domain) {
+            Ok(authority) => return Ok((loaded, authority)),
+            Err(error) if loaded.complete => return Err(error.into()),
+            Err(error) => {
+                for problem in &loaded.problems {
+                    tracing::error!(target: "config", %problem, "configuration");
+                }
+                tracing::error!(%error, "waiting for the configuration to be mended");
+                loaded = source.changed().await;
+            }
+        }
+    }
+}
+
 /// Starts both administrative servers. They end when what is returned is dropped.
 async fn serve_admin(
     options: &Options,
     view: &Arc<View>,
     registry: Arc<Registry>,
 ) -> Result<(watch::Sender<()>, JoinSet<()>), Error> {
-    let node = admin::listen_node(options.admin).await?;
+    // Whoever answers before our own socket is there is the agent that we replace.
+    let older = admin::client::get::<Status>(&options.run_dir, "/status")
+        .await
+        .is_ok();
+    let node = match admin::listen_node(options.admin).await {
+        Err(AdminError::Bind { source, .. }) if older && source.kind() == ErrorKind::AddrInUse => {
+            None
+        }
+        listening => Some(listening?),
+    };
     let socket = AdminSocket::bind(&options.run_dir)?;
     let admin = Admin::new(Arc::clone(view) as Arc<dyn AgentView>, registry);
     let (ended, end) = watch::channel(());
@@ -170,12 +207,32 @@ async fn serve_admin(
     let mut servers = JoinSet::new();
     let (for_node, for_socket) = (until(end.clone()), until(end));
     let second = admin.clone();
-    servers.spawn(async move { admin.serve_node(node, for_node).await });
+    let address = options.admin;
+    servers.spawn(async move {
+        let node = match node {
+            Some(node) => node,
+            None => when_free(address).await,
+        };
+        admin.serve_node(node, for_node).await;
+    });
     servers.spawn(async move { second.serve_socket(socket, for_socket).await });
     Ok((ended, servers))
 }
 
-/// Brings the node in line with each change, until told to stop.
+/// Listens on `address` once the agent that was replaced has left it.
+async fn when_free(address: SocketAddr) -> tokio::net::TcpListener {
+    tracing::info!(%address, "the agent that is being replaced has the admin address: waiting");
+    loop {
+        // Nothing tells when an address becomes free.
+        tokio::time::sleep(TICK).await;
+        if let Ok(listener) = admin::listen_node(address).await {
+            return listener;
+        }
+    }
+}
+
+/// Brings the node in line with each change, until told to stop. An agent that was
+/// superseded only goes on serving: the node's pods are the newer one's.
 async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -184,6 +241,10 @@ async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receive
         tokio::select! {
             loaded = source.changed() => fleet.apply(loaded).await,
             _ = tick.tick() => {
+                if fleet.is_superseded() {
+                    tracing::warn!("another agent took the node's pods over: only serving on");
+                    break;
+                }
                 fleet.look_after().await;
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(RELAX_EVERY) {
@@ -193,6 +254,8 @@ async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receive
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
+    // The sender is dropped with the process only.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Closes the listeners, lets connections end for `limit`, and cuts the rest. The

@@ -39,6 +39,7 @@ mod pods;
 pub mod sockdiag;
 mod sys;
 
+pub use cgroup::cgroup2_mount;
 pub use counters::Counters;
 pub use error::InterceptError;
 pub use events::{EventStream, KernelEvent, KernelEvents};
@@ -110,6 +111,9 @@ impl Interceptor {
     /// Says what is missing, and the cure. What an earlier agent has attached
     /// stays attached then, by this or by the earlier agent's programs.
     pub fn open(options: &Options) -> Result<Self, InterceptError> {
+        if !object::is_embedded() {
+            return Err(InterceptError::NoObject);
+        }
         let pods_cgroup_id = cgroup::id(&options.pods_cgroup)?;
         let agent_cgroup = match &options.agent_cgroup {
             Some(path) => path.clone(),
@@ -186,6 +190,15 @@ impl Interceptor {
     pub fn events(&self) -> Option<EventStream> {
         let mut events = self.events.lock().unwrap_or_else(|dead| dead.into_inner());
         events.take()
+    }
+
+    /// Whether another agent has put its programs in the place of this one's, and
+    /// enrols and releases from now on.
+    ///
+    /// # Errors
+    /// Those of asking the kernel.
+    pub fn is_superseded(&self) -> Result<bool, InterceptError> {
+        links::is_superseded(&self.programs, &self.options.pin_dir)
     }
 
     /// The programs' attachments to the pods cgroup and to the agent's, as the

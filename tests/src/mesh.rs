@@ -158,10 +158,16 @@ impl Mesh {
         self.world.config()
     }
 
-    /// The folder in which all nodes keep the embedded authority.
+    /// The folder in which the embedded authority keeps its root.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.world.folder.path.join("state")
+    }
+
+    /// A folder for a test's own files, which anybody can enter.
+    #[must_use]
+    pub fn scratch(&self) -> PathBuf {
+        self.world.folder.path.clone()
     }
 
     /// The namespace in which the bridge is.

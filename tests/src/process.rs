@@ -61,7 +61,7 @@ impl Finished {
     }
 }
 
-/// Runs a command to its end; it is killed when it takes longer than two minutes.
+/// Runs a command to its end; it is killed when it takes longer than five minutes.
 ///
 /// # Errors
 /// Fails when it cannot be started or does not end in time.
@@ -156,14 +156,14 @@ impl Process {
             .with_context(|| format!("sending {signal} to {}", self.what))
     }
 
-    /// Waits for the end, at most two minutes.
+    /// Waits for the end, at most five minutes.
     ///
     /// # Errors
     /// Fails when it does not come; the program is then killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         // Its outputs close when it ends; that is the event to await. A child that it left
         // behind may hold them open, so the end itself is asked for too.
-        let deadline = Instant::now() + patience(120);
+        let deadline = Instant::now() + patience(300);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

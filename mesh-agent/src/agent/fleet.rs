@@ -18,7 +18,7 @@ use crate::netns::NetnsThread;
 use crate::observe::Reason;
 use crate::proxy::{Generation, Pod, Shared, Workers, is_inbound_plaintext};
 
-use enrol::Enroller;
+use enrol::{Claims, Enroller};
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -55,6 +55,7 @@ impl Fleet {
             interceptor: Arc::clone(&shared.interceptor),
             thread,
             pods_cgroup: options.pods_cgroup.clone(),
+            claims: Claims::default(),
         };
         let (enroller, state) = (Arc::new(enroller), Mutex::default());
         Self {
@@ -140,6 +141,17 @@ impl Fleet {
         let missing: Vec<_> = missing.cloned().collect();
         if !missing.is_empty() {
             self.enrol(missing, &world).await;
+        }
+    }
+
+    /// Whether another agent enrols and releases this node's pods from now on.
+    pub(super) fn is_superseded(&self) -> bool {
+        match self.shared.interceptor.is_superseded() {
+            Ok(superseded) => superseded,
+            Err(error) => {
+                tracing::error!(%error, "cannot tell whether another agent took over");
+                false
+            }
         }
     }
 
@@ -267,6 +279,7 @@ impl Fleet {
         if let Err(error) = self.shared.interceptor.release(pod.netns().cookie()) {
             tracing::error!(pod = %uid, %error, "the kernel did not let go of the pod");
         }
+        self.enroller.claims.give_up(pod.netns().cookie(), uid);
         if alive {
             pod.release();
         } else {

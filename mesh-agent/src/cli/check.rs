@@ -1,15 +1,20 @@
 //! `mesh-agent check`: what this machine has and lacks for the agent, with the cure.
 
-pub(super) mod host;
-
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 use super::output::{self, Format};
+use super::run::pods_cgroup;
+use crate::intercept::{self, features};
+
+/// Open files below which a node of some dozen pods would soon be short: a connection
+/// takes one, and a share of a tunnel.
+const FEW_FILES: u64 = 4096;
 
 /// Options of `mesh-agent check`.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +25,10 @@ pub struct CheckArgs {
     /// Where eBPF links and maps are to be pinned.
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
+    /// Control group (v2) that holds all pods [default: the kubelet's, or else the whole
+    /// hierarchy].
+    #[arg(long, value_name = "DIR")]
+    pub pods_cgroup: Option<PathBuf>,
 }
 
 /// One thing that the agent needs or can use.
@@ -39,7 +48,8 @@ pub struct Finding {
 
 /// Prints the findings. The exit code is 1 when something required is missing.
 pub(super) fn run(args: &CheckArgs) -> io::Result<ExitCode> {
-    let findings = host::findings(&args.pin_dir);
+    let pods_cgroup = args.pods_cgroup.clone().unwrap_or_else(likely_pods_cgroup);
+    let findings = findings(&pods_cgroup, &args.pin_dir);
     match args.output {
         Format::Table => output::print(render(&findings).as_bytes())?,
         Format::Json => output::print_json(&serde_json::to_vec(&findings)?)?,
@@ -52,6 +62,40 @@ pub(super) fn run(args: &CheckArgs) -> io::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Where there is no kubelet, what can be said of the hierarchy can be said of its root.
+fn likely_pods_cgroup() -> PathBuf {
+    pods_cgroup()
+        .ok()
+        .or_else(|| intercept::cgroup2_mount().ok().flatten())
+        .unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"))
+}
+
+fn findings(pods_cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
+    let features = features::probe(pods_cgroup, pin_dir).into_iter();
+    let finding = |feature: features::Feature| Finding {
+        name: feature.name.to_owned(),
+        ok: feature.present,
+        required: feature.needed,
+        detail: feature.detail,
+        cure: feature.cure.to_owned(),
+    };
+    features.map(finding).chain([files()]).collect()
+}
+
+fn files() -> Finding {
+    let (ok, detail) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => (hard >= FEW_FILES, format!("{soft}, at most {hard}")),
+        Err(errno) => (false, errno.to_string()),
+    };
+    Finding {
+        name: "open files".to_owned(),
+        ok,
+        required: false,
+        detail,
+        cure: "raise the limit (LimitNOFILE= of a systemd unit, ulimit -n)".to_owned(),
+    }
 }
 
 /// One line a finding, the cure under what is missing, and a verdict.

@@ -1,13 +1,12 @@
 //! `mesh-agent clean`: removes the pins that keep programs in the kernel without an agent.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::admin::api::Status;
 use crate::admin::client::{self, ClientError};
+use crate::intercept::{self, InterceptError};
 
 /// Options of `mesh-agent clean`.
 #[derive(Clone, Debug, Args)]
@@ -39,14 +38,9 @@ pub enum CleanError {
     /// The directory holds what no agent put there.
     #[error("{} is not on a BPF file system: refusing to remove it", .0.display())]
     NotBpf(PathBuf),
-    /// The system refused.
-    #[error("cannot remove {}: {source}", path.display())]
-    Remove {
-        /// What was to be removed.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Remove(#[from] InterceptError),
 }
 
 /// Removes every pin under the pin directory, and says what was removed.
@@ -63,9 +57,9 @@ pub(super) async fn clean(args: &CleanArgs) -> Result<String, CleanError> {
     if !on_bpffs(dir) {
         return Err(CleanError::NotBpf(dir.clone()));
     }
-    let removed = remove(dir)?;
+    intercept::remove_all(dir)?;
     Ok(format!(
-        "removed {removed} pinned objects from {}\n",
+        "removed the programs and maps pinned at {}\n",
         dir.display()
     ))
 }
@@ -75,52 +69,9 @@ fn on_bpffs(dir: &Path) -> bool {
         .is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
-/// Removes a directory with all below it, links first, and counts the objects. The links
-/// go before the maps, so that no program ever decides on missing entries.
-fn remove(dir: &Path) -> Result<usize, CleanError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CleanError::Remove { path, source }
-    };
-    let mut entries = fs::read_dir(dir)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(failed(dir))?;
-    entries.sort_by_key(|entry| {
-        (
-            !entry.file_name().as_encoded_bytes().starts_with(b"link"),
-            entry.file_name(),
-        )
-    });
-    let mut removed = 0;
-    for entry in entries {
-        let path = entry.path();
-        if entry.file_type().map_err(failed(&path))?.is_dir() {
-            removed += remove(&path)?;
-        } else {
-            fs::remove_file(&path).map_err(failed(&path))?;
-            removed += 1;
-        }
-    }
-    fs::remove_dir(dir).map_err(failed(dir))?;
-    Ok(removed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn everything_below_goes_and_is_counted() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("isthmus");
-        for path in ["links/connect4", "links/guard", "maps/PODS"] {
-            let path = dir.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        assert_eq!(remove(&dir).unwrap(), 3);
-        assert!(!dir.exists() && root.path().exists());
-    }
 
     #[tokio::test]
     async fn an_ordinary_directory_is_left_alone() {

@@ -14,7 +14,7 @@ use crate::agent::Options;
 use crate::observe::logging;
 
 pub use defaults::DefaultError;
-pub(crate) use defaults::cgroup2_mount;
+pub(super) use defaults::pods_cgroup;
 
 /// Options of `mesh-agent run`, as given.
 #[derive(Clone, Debug, Args)]

@@ -74,6 +74,27 @@ pub(super) fn own() -> Result<PathBuf, InterceptError> {
     own_from(&cgroups, &mounts)
 }
 
+/// Where the cgroup v2 hierarchy is mounted; `None` where it is not.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn cgroup2_mount() -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(mount(&mounts).map(|(_, point)| PathBuf::from(unescape(point))))
+}
+
+/// Undoes the octal escapes of white space and backslash in the mount table.
+fn unescape(text: &str) -> String {
+    const ESCAPES: [(&str, &str); 4] = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    let undo = |text: String, (escape, plain): &(&str, &str)| text.replace(escape, plain);
+    ESCAPES.iter().fold(text.to_owned(), undo)
+}
+
 /// The first mount of the cgroup v2 hierarchy, as (root, mount point).
 pub(super) fn mount(mountinfo: &str) -> Option<(&str, &str)> {
     mountinfo.lines().find_map(|line| {
@@ -102,7 +123,7 @@ fn own_from(cgroups: &str, mountinfo: &str) -> Result<PathBuf, InterceptError> {
     // holds the agent's cgroup at a place that is hidden from it. The programs
     // do their work from any cgroup above, so the mount's root will do.
     if root.contains("..") {
-        return Ok(PathBuf::from(point));
+        return Ok(PathBuf::from(unescape(point)));
     }
     let below = if root == "/" {
         Some(path)
@@ -111,7 +132,7 @@ fn own_from(cgroups: &str, mountinfo: &str) -> Result<PathBuf, InterceptError> {
     };
     match below {
         Some(below) if !below.contains("..") => {
-            Ok(Path::new(point).join(below.trim_start_matches('/')))
+            Ok(PathBuf::from(unescape(point)).join(below.trim_start_matches('/')))
         }
         _ => Err(InterceptError::OwnCgroup {
             tried: "the mounted cgroup v2 hierarchy, which does not reach it",
@@ -135,6 +156,13 @@ mod tests {
         assert_eq!(own, Path::new("/sys/fs/cgroup/unified/agents/one"));
         let root = own_from("0::/\n", HYBRID).unwrap();
         assert_eq!(root, Path::new("/sys/fs/cgroup/unified/"));
+    }
+
+    #[test]
+    fn white_space_in_a_mount_point_is_unescaped() {
+        let mounts = HYBRID.replace("unified", "uni\\040fied");
+        let own = own_from("0::/agents\n", &mounts).unwrap();
+        assert_eq!(own, Path::new("/sys/fs/cgroup/uni fied/agents"));
     }
 
     #[test]

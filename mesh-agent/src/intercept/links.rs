@@ -150,6 +150,21 @@ pub(super) fn remove(path: &Path) -> Result<(), InterceptError> {
     pins::gone(fs::remove_file(path)).tried(|| format!("remove {}", path.display()))
 }
 
+/// Whether the last link of [`ON_PODS`] runs another program than ours: links are
+/// updated in that order, so the one who did it has all of them. A link that is
+/// missing was removed, not taken over.
+pub(super) fn is_superseded(programs: &Programs, pin_dir: &Path) -> Result<bool, InterceptError> {
+    let (pin, program, _) = ON_PODS[ON_PODS.len() - 1];
+    let path = pin_dir.join(names::LINKS_DIR).join(pin);
+    let tried = || format!("look at {}", path.display());
+    let Some(link) = sys::open_pin(&path).tried(tried)? else {
+        return Ok(false);
+    };
+    let attached = sys::link_info(link.as_fd()).tried(tried)?.prog_id;
+    let ours = sys::prog_info(programs.get(program)?).tried(tried)?.id;
+    Ok(attached != ours)
+}
+
 /// Whether any program is attached to a living pods cgroup.
 pub(super) fn any_attached(pin_dir: &Path) -> bool {
     attachments(pin_dir).iter().any(|link| link.attached)

@@ -55,9 +55,6 @@ impl Programs {
 /// yet, and their ring of events. Maps that are pinned in `maps_dir` are taken
 /// as they are; the others are made and pinned there.
 pub(super) fn load(maps_dir: &Path) -> Result<(Programs, RingBuf<MapData>), InterceptError> {
-    if !is_embedded() {
-        return Err(InterceptError::NoObject);
-    }
     let mut loader = EbpfLoader::new();
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, maps_dir.join(name));

@@ -18,6 +18,7 @@ mod command {
     pub(super) const MAP_UPDATE_ELEM: u32 = 2;
     pub(super) const MAP_DELETE_ELEM: u32 = 3;
     pub(super) const MAP_GET_NEXT_KEY: u32 = 4;
+    pub(super) const PROG_LOAD: u32 = 5;
     pub(super) const OBJ_PIN: u32 = 6;
     pub(super) const OBJ_GET: u32 = 7;
     pub(super) const PROG_GET_FD_BY_ID: u32 = 13;
@@ -319,6 +320,50 @@ fn info_by_fd<T: Copy>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
         info: std::ptr::from_mut(info).addr() as u64,
     };
     bpf(command::OBJ_GET_INFO_BY_FD, &attr).map(drop)
+}
+
+/// Loads a program of the given type (`enum bpf_prog_type`) that calls one
+/// helper and returns, and lets go of it again: an error says that the kernel
+/// does not have it there. Helpers that take more than a context and a number
+/// are not for this.
+pub(super) fn load_call(prog_type: u32, attach: AttachType, helper: u32) -> io::Result<()> {
+    /// The beginning of the attributes of BPF_PROG_LOAD.
+    #[repr(C)]
+    struct LoadAttr {
+        prog_type: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buffer: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    // Opcode, registers, offset and immediate, as the kernel's eBPF
+    // instruction set lays them out: r2 = 0; call; r0 = 1; exit. r1 still is
+    // the context; a helper that wants a number there takes r1 = 0 instead.
+    let takes_number = matches!(helper, 123 | 187);
+    let first = if takes_number { 0x01b7u64 } else { 0x02b7 };
+    let instructions = [first, 0x85 | u64::from(helper) << 32, 0x1_0000_00b7, 0x95];
+    let attr = LoadAttr {
+        prog_type,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr().addr() as u64,
+        license: c"Dual MIT/GPL".as_ptr().addr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buffer: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: *b"isthmus_probe\0\0\0",
+        ifindex: 0,
+        attach_type: attach as u32,
+    };
+    bpf_fd(command::PROG_LOAD, &attr).map(drop)
 }
 
 fn raw(fd: BorrowedFd<'_>) -> u32 {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
@@ -20,6 +21,13 @@ use crate::tls::{self, HandshakeFailure, Secured};
 /// How long a TCP connection onward may take to establish. ztunnel's value too
 /// (`connection_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds without data after which the first probe is sent, seconds between
+/// probes, and probes without an answer that end the connection: ztunnel's values
+/// (`KEEPALIVE_TIME`, `KEEPALIVE_INTERVAL`, `KEEPALIVE_RETRIES`).
+const KEEPALIVE_IDLE: u32 = 180;
+const KEEPALIVE_INTERVAL: u32 = 180;
+const KEEPALIVE_COUNT: u32 = 9;
 
 /// Why a TCP connection onward could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +122,9 @@ pub(super) async fn plain(
         .take(Family::of(to))
         .await
         .map_err(DialError::NoSocket)?;
-    connect(socket.into(), to).await
+    let stream = connect(socket.into(), to).await?;
+    keep_alive(&stream).map_err(DialError::NoSocket)?;
+    Ok(stream)
 }
 
 /// Connects to the agent in front of the workload at `to` and makes it prove the
@@ -135,6 +145,19 @@ pub(super) async fn tunnel(
     tls::connect(&credential, permit.expected(), stream)
         .await
         .map_err(|failure| TunnelError::Handshake { to, failure })
+}
+
+/// Has the kernel find out when the other end of a plain connection is gone: the
+/// application's own keepalives end at the agent.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+    Ok(())
 }
 
 async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {

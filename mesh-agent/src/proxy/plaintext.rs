@@ -37,6 +37,9 @@ pub(super) async fn serve(
             return failure.record(record);
         }
     };
+    if let Err(error) = dial::keep_alive(&client) {
+        tracing::debug!(%error, "no keepalive for a plaintext client");
+    }
     record.established();
     let end = relay::relay_tcp(app, client, record.meter(), record.cut()).await;
     outcome(end, record);

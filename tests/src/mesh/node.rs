@@ -32,6 +32,7 @@ use crate::wait::{patience, until};
 pub struct Node {
     name: String,
     folder: PathBuf,
+    config: PathBuf,
     admin: SocketAddr,
     agents: Mutex<Vec<Agent>>,
     cgroups: Arc<NodeCgroups>,
@@ -50,6 +51,7 @@ impl Node {
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self {
             name: name.to_owned(),
+            config: world.config(),
             folder,
             admin: free_port()?,
             agents: Mutex::default(),
@@ -78,6 +80,22 @@ impl Node {
     /// Fails when one of its parts cannot be made.
     pub fn pod_with(&self, spec: PodSpec) -> Result<Pod> {
         Pod::create(self.world.clone(), spec, Some(&self.name))
+    }
+
+    /// Gives the node a copy of the configuration as it is now, which nothing updates: a node
+    /// that is cut off from the source of truth. For agents that are started after this.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn freeze_configuration(&mut self) -> Result<()> {
+        let frozen = self.folder.join("frozen");
+        fs::create_dir(&frozen)?;
+        for entry in fs::read_dir(self.world.config())? {
+            let entry = entry?;
+            fs::copy(entry.path(), frozen.join(entry.file_name()))?;
+        }
+        self.config = frozen;
+        Ok(())
     }
 
     /// Starts the agent and waits until it says that it is ready.
@@ -244,6 +262,14 @@ impl Node {
             .cloned())
     }
 
+    /// Waits until this agent carries the pod's traffic.
+    ///
+    /// # Errors
+    /// Says what the agent said of the pod last.
+    pub fn wait_enrolled(&self, pod: &Pod) -> Result<()> {
+        self.wait_state(&pod.uid(), "enrolled")
+    }
+
     /// Waits until a workload is in this state.
     ///
     /// # Errors
@@ -378,7 +404,7 @@ impl Node {
         command
             .arg("run")
             .arg("--config")
-            .arg(self.world.config())
+            .arg(&self.config)
             .args(["--node", &self.name])
             .arg("--pods-cgroup")
             .arg(self.cgroups.pods.path())

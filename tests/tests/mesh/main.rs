@@ -1,11 +1,21 @@
 //! The privileged tests: real kernel, real agent, real servers. They need root and run by
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
+mod apps;
+mod badinput;
 mod bulk;
+mod capture;
 mod foreign;
+mod guard;
 mod harness;
+mod hostile;
 mod inbound;
+mod lifecycle;
+mod load;
+mod operation;
+mod outbound;
 mod pair;
+mod restart;
 mod slice;
 mod wire;
 mod wire_peer;

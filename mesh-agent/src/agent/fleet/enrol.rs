@@ -1,15 +1,16 @@
 //! Enrolling one pod: everything that can fail on the way from its description
 //! to a guarded pod with a listener.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::{Problem, check_local_pod};
 use crate::intercept::sockdiag::{self, Destroyed};
-use crate::intercept::{Enrolment, Interceptor};
-use crate::model::Workload;
+use crate::intercept::{Enrolment, Interceptor, NetnsCookie};
+use crate::model::{LocalPod, Workload};
 use crate::netns::{Netns, NetnsThread, prepare_current};
 use crate::proxy::{Pod, PodParts};
 
@@ -18,6 +19,33 @@ pub(super) struct Enroller {
     pub(super) interceptor: Arc<Interceptor>,
     pub(super) thread: NetnsThread,
     pub(super) pods_cgroup: PathBuf,
+    pub(super) claims: Claims,
+}
+
+/// Which pod has which network namespace: two paths may lead to one, and two pods
+/// in one could not be told apart.
+#[derive(Default)]
+pub(super) struct Claims(Mutex<HashMap<NetnsCookie, Arc<str>>>);
+
+impl Claims {
+    /// Gives the namespace to the pod, unless another has it: that one's uid.
+    fn claim(&self, netns: NetnsCookie, uid: &Arc<str>) -> Result<(), Arc<str>> {
+        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = claims.entry(netns).or_insert_with(|| Arc::clone(uid));
+        if owner == uid {
+            Ok(())
+        } else {
+            Err(Arc::clone(owner))
+        }
+    }
+
+    /// The pod no longer has the namespace.
+    pub(super) fn give_up(&self, netns: NetnsCookie, uid: &str) {
+        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if claims.get(&netns).is_some_and(|owner| **owner == *uid) {
+            claims.remove(&netns);
+        }
+    }
 }
 
 impl Enroller {
@@ -40,6 +68,27 @@ impl Enroller {
         let netns = Netns::open(&local.netns, &self.thread)
             .await
             .map_err(netns_problem)?;
+        if let Err(owner) = self.claims.claim(netns.cookie(), &workload.uid) {
+            let same = format!("leads to the network namespace of Pod {owner}");
+            return Err(vec![problem(&workload, "isthmus.dev/netns", &same)]);
+        }
+        let cookie = netns.cookie();
+        let enrolled = self.enrol_in(&workload, &local, netns, strict).await;
+        if enrolled.is_err() {
+            self.claims.give_up(cookie, &workload.uid);
+        }
+        enrolled
+    }
+
+    /// The rest of [`Enroller::enrol`], once the namespace is the pod's.
+    async fn enrol_in(
+        &self,
+        workload: &Arc<Workload>,
+        local: &LocalPod,
+        netns: Netns,
+        strict: bool,
+    ) -> Result<Arc<Pod>, Vec<Problem>> {
+        let netns_problem = |error: io::Error| vec![problem(workload, "isthmus.dev/netns", &error)];
         let prepared = self.thread.run(netns.as_fd(), prepare_current).await;
         let prepared = prepared.map_err(io::Error::from).and_then(|done| done);
         let prepared = prepared.map_err(netns_problem)?;
@@ -61,10 +110,10 @@ impl Enroller {
                 port,
                 strict,
             })
-            .map_err(|error| vec![problem(&workload, "isthmus.dev/cgroup", &error)])?;
+            .map_err(|error| vec![problem(workload, "isthmus.dev/cgroup", &error)])?;
         let (netns, listener) = (Arc::new(netns), prepared.listener);
         let parts = PodParts {
-            workload: Arc::clone(&workload),
+            workload: Arc::clone(workload),
             netns,
             listener,
             port,
@@ -84,7 +133,7 @@ impl Enroller {
     }
 }
 
-fn problem(workload: &Workload, annotation: &str, error: &dyn std::error::Error) -> Problem {
+fn problem(workload: &Workload, annotation: &str, error: &dyn std::fmt::Display) -> Problem {
     Problem::new(
         &workload.origin,
         format!("Pod {}", workload.uid),

@@ -5,6 +5,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use crate::intercept;
+
 /// A default that the machine does not give.
 #[derive(Debug, thiserror::Error)]
 pub enum DefaultError {
@@ -38,9 +40,9 @@ pub(super) fn workers() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-pub(super) fn pods_cgroup() -> Result<PathBuf, DefaultError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(DefaultError::Mounts)?;
-    kubepods_under(&cgroup2_mount(&mounts).ok_or(DefaultError::NoCgroup2)?)
+pub(in crate::cli) fn pods_cgroup() -> Result<PathBuf, DefaultError> {
+    let mount = intercept::cgroup2_mount().map_err(DefaultError::Mounts)?;
+    kubepods_under(&mount.ok_or(DefaultError::NoCgroup2)?)
 }
 
 /// The kubelet's parent of all pods: with its systemd driver a slice, else a plain group
@@ -53,51 +55,9 @@ fn kubepods_under(root: &Path) -> Result<PathBuf, DefaultError> {
         .ok_or_else(|| DefaultError::NoKubepods(root.to_owned()))
 }
 
-/// Where cgroup v2 is mounted, from the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
-pub(crate) fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let place = mount.split(' ').nth(4)?;
-        filesystem
-            .starts_with("cgroup2 ")
-            .then(|| PathBuf::from(unescape(place)))
-    })
-}
-
-/// Undoes the octal escapes of white space and backslash in the mount table.
-fn unescape(text: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(text.to_owned(), |text, (escape, plain)| {
-        text.replace(escape, plain)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const HYBRID: &str = "\
-24 1 0:22 / /sys rw,nosuid - sysfs sysfs rw
-30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
-31 30 0:27 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu
-32 30 0:28 / /sys/fs/cgroup/uni\\040fied rw shared:10 master:3 - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn the_cgroup2_mount_is_found_beside_others() {
-        assert_eq!(
-            cgroup2_mount(HYBRID),
-            Some("/sys/fs/cgroup/uni fied".into())
-        );
-        assert_eq!(cgroup2_mount(&HYBRID.replace("cgroup2", "cgroup")), None);
-        assert_eq!(cgroup2_mount("nonsense\n\n - cgroup2 \n"), None);
-    }
 
     #[test]
     fn the_kubelets_group_is_found_under_either_driver() {

@@ -127,7 +127,10 @@ fn serve(
             drop(stream);
             println!("reset");
         }
-        Manner::Transfer => bulk::answer(stream)?,
+        Manner::Transfer => {
+            println!("accepted {from}");
+            bulk::answer(stream)?;
+        }
     }
     Ok(())
 }
