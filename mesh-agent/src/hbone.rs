@@ -56,3 +56,8 @@ impl From<h2::Error> for TunnelError {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -13,4 +13,5 @@ pub mod leftovers;
 pub mod netns;
 pub mod process;
 pub mod report;
+pub mod supervisor;
 pub mod wait;

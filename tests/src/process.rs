@@ -67,12 +67,10 @@ impl Finished {
 /// Fails when it cannot be started or does not end in time.
 pub fn run(command: Command) -> Result<Finished> {
     let mut process = Process::spawn(command)?;
-    let status = process.wait()?;
-    let output = process.output.finished()?;
     Ok(Finished {
-        status,
-        stdout: output.text(Stream::Out),
-        stderr: output.text(Stream::Err),
+        status: process.wait()?,
+        stdout: process.output.text(Stream::Out),
+        stderr: process.output.text(Stream::Err),
     })
 }
 
@@ -156,7 +154,7 @@ impl Process {
             .with_context(|| format!("sending {signal} to {}", self.what))
     }
 
-    /// Waits for the end, at most five minutes.
+    /// Waits for the end and for all of its output, at most five minutes.
     ///
     /// # Errors
     /// Fails when it does not come; the program is then killed.
@@ -166,6 +164,7 @@ impl Process {
         let deadline = Instant::now() + patience(300);
         loop {
             if let Some(status) = self.child.try_wait()? {
+                self.output.drain();
                 return Ok(status);
             }
             if Instant::now() >= deadline {
@@ -277,8 +276,9 @@ impl Output {
         }
     }
 
-    /// The output, once the program's end has closed it (or five seconds passed: a child may hold it).
-    fn finished(&self) -> Result<&Self> {
+    /// Waits until what an ended program wrote is read; five seconds at most, since a child that
+    /// it left behind may hold the pipes open.
+    fn drain(&self) {
         let deadline = Instant::now() + patience(5);
         let mut state = self.lock();
         while state.closed < 2 && Instant::now() < deadline {
@@ -289,8 +289,6 @@ impl Output {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        drop(state);
-        Ok(self)
     }
 
     fn text(&self, wanted: Stream) -> String {

@@ -5,6 +5,8 @@
 //! A pool belongs to one thread and must be used inside a `LocalSet`, on which
 //! it runs its tunnels. No borrow of its state lives across an await.
 
+mod carry;
+mod dial;
 mod state;
 
 use std::fmt;
@@ -17,7 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ConnectRequest, OpenError, TunnelClient, TunnelError, TunnelSettings, TunnelStream};
-use state::{Dial, Dialling, Outcome, Place, Shared, Tunnel};
+use carry::Tunnel;
+use dial::{Dial, Dialling, Outcome};
+use state::{Place, Shared};
 
 /// The limits of one worker's pool.
 #[derive(Clone, Debug)]
@@ -128,10 +132,10 @@ where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let deadline = Instant::now() + self.shared.settings.max_wait;
-        let mut retried = false;
+        let (mut retried, mut fresh) = (false, false);
         let mut joined = None;
         loop {
-            let (tunnel, lease) = match self.shared.place(key, joined.take(), retried) {
+            let (tunnel, lease) = match self.shared.place(key, joined.take(), fresh) {
                 Place::Stream(tunnel, lease) => (tunnel, lease),
                 Place::Join(dial) => {
                     joined = self.join(&dial, deadline).await?;
@@ -139,11 +143,12 @@ where
                 }
                 Place::Dial(dialling) => {
                     let tunnel = self.dial(dialling, &connect).await?;
-                    let Some(lease) = tunnel.client.lease() else {
-                        continue;
-                    };
-                    let stream = tunnel.client.open_leased(request, lease).await;
+                    let stream = tunnel.client.open(request).await;
                     return stream.map_err(PoolError::Open);
+                }
+                Place::Full if fresh => {
+                    fresh = false;
+                    continue;
                 }
                 Place::Full => {
                     self.wait_for_place(deadline).await?;
@@ -152,7 +157,9 @@ where
             };
             match tunnel.client.open_leased(request, lease).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) if !retried && was_stale(&error) => retried = true,
+                Err(error) if !retried && was_stale(&error) => {
+                    (retried, fresh) = (true, true);
+                }
                 Err(error) => return Err(PoolError::Open(error)),
             }
         }
@@ -267,3 +274,6 @@ impl<E> Clone for PoolError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,14 @@ pub enum InterceptError {
         /// Who has it.
         taken_by: NetnsCookie,
     },
+    /// Another enrolled pod has this cgroup.
+    #[error("{} is the cgroup of the enrolled pod with netns cookie {taken_by} already", .cgroup.display())]
+    CgroupTaken {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// Who has it.
+        taken_by: NetnsCookie,
+    },
     /// Not exactly one or no address of each family.
     #[error("a pod is enrolled with one IPv4 address, one IPv6 address, or one of each")]
     Addresses,

@@ -3,8 +3,10 @@
 
 mod apps;
 mod badinput;
+mod bench;
 mod bulk;
 mod capture;
+mod demo;
 mod foreign;
 mod guard;
 mod harness;

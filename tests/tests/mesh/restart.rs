@@ -16,6 +16,8 @@ fn core_links_are_adopted() -> Result<()> {
             .as_array()
             .into_iter()
             .flatten();
+        // The one on the agent's own cgroup serves its sockets, and goes with them.
+        let all = all.filter(|a| a["name"] != "isthmus_clients");
         let mut links: Vec<_> = all
             .map(|a| (a["name"].to_string(), a["link_id"].to_string()))
             .collect();

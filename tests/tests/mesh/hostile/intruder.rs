@@ -99,6 +99,13 @@ impl Intruder {
         block_on(async {
             let mut client = self.tunnel(to).await?;
             let mut held = Vec::new();
+            // The first one alone: after its answer the server's limits are known and kept.
+            let request = Request::builder()
+                .method(Method::CONNECT)
+                .uri(authority)
+                .body(())?;
+            let (response, stream) = client.send_request(request, false)?;
+            let first = (response.await?, stream);
             for _ in 0..count {
                 let request = Request::builder()
                     .method(Method::CONNECT)
@@ -115,7 +122,7 @@ impl Intruder {
                 };
                 held.push((response, stream));
             }
-            let mut granted = 0;
+            let mut granted = usize::from(first.0.status() == 200);
             let mut open = Vec::new();
             for (response, stream) in held {
                 let answer =
