@@ -8,8 +8,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Method, StatusCode};
-use isthmus_tests::mesh::{Mesh, Mtls, Node, Pod};
-use isthmus_tests::process::Process;
 use isthmus_tests::wait::wait_until;
 use mesh_agent::tls::{HandshakeFailure, handshake_failure};
 use rustls::client::ResolvesClientCert;
@@ -18,47 +16,7 @@ use rustls::{AlertDescription, SignatureScheme};
 
 use crate::foreign::Authority;
 use crate::wire_peer::{Peer, connect, dial};
-
-/// A pod with an `echo` server on port 8080, and a client of the mesh without an agent.
-struct Target {
-    _echo: Process,
-    server: Pod,
-    client: Pod,
-    node: Node,
-    mesh: Mesh,
-}
-
-impl Target {
-    fn start() -> Result<Self> {
-        let mesh = Mesh::new()?;
-        mesh.mtls(Mtls::Strict)?;
-        let node = mesh.node("one")?;
-        let (server, client) = (node.pod("server")?, mesh.outsider("client")?);
-        node.start()?;
-        node.wait_state(&server.uid(), "enrolled")?;
-        Ok(Self {
-            _echo: server.serve("serve echo --listen [::]:8080")?,
-            server,
-            client,
-            node,
-            mesh,
-        })
-    }
-
-    fn tunnel_port(&self) -> SocketAddr {
-        self.server.v4(15008)
-    }
-
-    fn wait_reason(&self, reason: &str, detail: &str) -> Result<()> {
-        let what = format!("{reason} and {detail:?}");
-        self.node.wait_access(&what, |line| {
-            line["reason"] == reason
-                && line["outcome"] == "denied"
-                && line["detail"].as_str().is_some_and(|d| d.contains(detail))
-        })?;
-        Ok(())
-    }
-}
+use crate::wire_target::Target;
 
 /// A client that sends none of the optional headers, and one that sends what nobody knows,
 /// are both served: 200, then bytes both ways, then END_STREAM both ways.
@@ -112,7 +70,7 @@ fn connect_to_another_address_is_400() -> Result<()> {
     ];
     let peer = Peer::new(&target.mesh)?;
     let tunnel = peer.tunnel(&target.client, &target.server, target.tunnel_port())?;
-    let listener = agents_listener(&target)?;
+    let listener = target.agents_listener()?;
     let elsewhere = [
         other.v4(8080),
         target.server.v6(8080),
@@ -141,20 +99,6 @@ fn connect_to_another_address_is_400() -> Result<()> {
         ensure!(server.stdout() == "ready\n", "reached: {}", server.stdout());
     }
     Ok(())
-}
-
-/// The port that the agent listens on inside the server's pod.
-fn agents_listener(target: &Target) -> Result<u16> {
-    let enrolled = target
-        .node
-        .log()?
-        .into_iter()
-        .find(|line| line["message"] == "enrolled" && line["pod"] == target.server.uid())
-        .context("no line of the log tells of the enrolment")?;
-    let port = enrolled["port"]
-        .as_u64()
-        .with_context(|| format!("{enrolled}"))?;
-    Ok(u16::try_from(port)?)
 }
 
 /// What is not a plain CONNECT to an address and port is 400.

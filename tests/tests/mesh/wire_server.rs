@@ -80,7 +80,7 @@ pub(crate) async fn accept(
 
 /// Serves one tunnel with one request, and sends back what comes when `status` is 200.
 pub(crate) async fn serve_one(
-    listener: StdListener,
+    listener: Arc<StdListener>,
     credential: Arc<Credential>,
     status: StatusCode,
 ) -> Result<Asked> {

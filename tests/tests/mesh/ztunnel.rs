@@ -1,7 +1,8 @@
 //! The wire as the server at its other end sees it: a ztunnel, played by the test, in front of
 //! a workload on a node where no agent of ours runs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use http::{Method, Response, StatusCode};
@@ -19,8 +20,9 @@ struct Other {
     workload: Pod,
     one: Node,
     _two: Node,
-    _mesh: Mesh,
+    mesh: Mesh,
     peer: Peer,
+    listener: Arc<TcpListener>,
 }
 
 impl Other {
@@ -33,11 +35,12 @@ impl Other {
         one.wait_state(&client.uid(), "enrolled")?;
         let peer = Peer::new(&mesh)?;
         Ok(Self {
+            listener: Arc::new(wire_server::listen(&workload)?),
             client,
             workload,
             one,
             _two: two,
-            _mesh: mesh,
+            mesh,
             peer,
         })
     }
@@ -45,7 +48,7 @@ impl Other {
     /// A server for one tunnel as `identity`, which answers its first request with `status`
     /// and, when that is 200, sends back what comes.
     fn serve(&self, identity: &str, status: StatusCode) -> Result<Task<Asked>> {
-        let listener = wire_server::listen(&self.workload)?;
+        let listener = self.listener.clone();
         let credential = self.peer.credential(identity)?;
         Ok(self
             .peer
@@ -57,7 +60,7 @@ impl Other {
             SocketAddr::V4(_) => self.client.v4(40_404),
             SocketAddr::V6(_) => self.client.v6(40_406),
         };
-        let capture = self._mesh.capture()?;
+        let capture = self.mesh.capture()?;
         let seen = self.client.client(&format!(
             "connect {to} --bind {from} --send marker-Q7x --to-end --half-close"
         ))?;
@@ -200,7 +203,7 @@ fn wrong_identity_fails_the_handshake() -> Result<()> {
 #[test]
 fn stream_reset_by_ztunnel_resets_the_application() -> Result<()> {
     let other = Other::start()?;
-    let listener = wire_server::listen(&other.workload)?;
+    let listener = other.listener.clone();
     let credential = other.peer.credential(&other.workload.identity())?;
     let server = other.peer.spawn(async move {
         let mut tunnel = wire_server::accept(&listener, &credential).await?;
