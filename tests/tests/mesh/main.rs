@@ -7,6 +7,7 @@ mod bench;
 mod bulk;
 mod capture;
 mod demo;
+mod endings;
 mod floods;
 mod foreign;
 mod guard;
