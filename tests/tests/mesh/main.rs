@@ -6,6 +6,7 @@ mod badinput;
 mod bench;
 mod bulk;
 mod capture;
+mod clients;
 mod demo;
 mod endings;
 mod floods;
