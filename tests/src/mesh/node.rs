@@ -313,6 +313,29 @@ impl Node {
         .with_context(|| format!("last seen: {last:?}"))
     }
 
+    /// Makes a change to the configuration and waits until the agent has put one in force that
+    /// is newer than before.
+    ///
+    /// # Errors
+    /// Fails when the change does, or when the agent does not follow.
+    pub fn after<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let generation = || -> Result<u64> {
+            let status = self.cli("status")?;
+            status["config"]["generation"]
+                .as_u64()
+                .with_context(|| format!("no generation in {status}"))
+        };
+        let before = generation()?;
+        let done = change()?;
+        until(
+            &format!("{} follows the change", self.name),
+            patience(30),
+            || Ok((generation()? > before).then_some(())),
+            || self.log_tail(),
+        )?;
+        Ok(done)
+    }
+
     /// One answer of the admin server of the agent that was started last, head and body.
     ///
     /// # Errors

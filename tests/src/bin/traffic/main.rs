@@ -56,7 +56,7 @@ enum Command {
     },
     /// Sends one TCP SYN from a raw socket
     RawSyn {
-        /// Where to (IPv4)
+        /// Where to
         to: SocketAddr,
     },
 }
