@@ -20,6 +20,7 @@ mod hostile;
 mod inbound;
 mod inward;
 mod lifecycle;
+mod listed;
 mod load;
 mod many;
 mod neighbours;
