@@ -165,7 +165,7 @@ fn links(pair: &Pair, node: &Node) -> Result<Vec<(String, Value)>> {
 fn bpftool(pair: &Pair, words: &[&str]) -> Result<Value> {
     let mut all = vec!["-j"];
     all.extend(words);
-    // A client outside has the host's cgroup and mounts, which is all that bpftool needs.
+    // Wherever it runs: what it shows is the whole machine's.
     let output = pair.client.run("bpftool", &all)?.success()?;
     if output.trim().is_empty() {
         return Ok(Value::Null);

@@ -111,7 +111,8 @@ fn earlier(client: &Pod, server: &Pod) -> Result<()> {
 
 /// Connections that the server's kernel opened with bytes in the SYN.
 fn taken(server: &Pod) -> Result<u64> {
-    let text = server.run("cat", &["/proc/net/netstat"])?.success()?;
+    let read = || Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?);
+    let text = server.netns().run(read)?;
     let mut lines = text
         .lines()
         .filter_map(|line| line.strip_prefix("TcpExt: "));

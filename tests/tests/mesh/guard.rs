@@ -167,7 +167,8 @@ fn core_identity_is_not_borrowed() -> Result<()> {
 fn core_the_listener_cannot_be_dialled() -> Result<()> {
     let pair = Pair::start()?;
     let (pod, outside) = (&pair.client, pair.mesh.outsider("outside")?);
-    let listening = pod.run("cat", &["/proc/net/tcp6"])?.success()?;
+    let read = || Ok(std::fs::read_to_string("/proc/thread-self/net/tcp6")?);
+    let listening = pod.netns().run(read)?;
     let mut ports = listening.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let (local, state) = (words.next()?, words.nth(1)?);

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use isthmus_tests::mesh::Mtls;
+use isthmus_tests::wait::wait_until;
 
 use crate::pair::{Pair, counted, ensure_reset};
 
@@ -37,12 +38,16 @@ fn core_inbound_to_a_listener_is_taken() -> Result<()> {
             );
         }
     }
+    // The kernel asks again for a late segment of a connection that has ended, so it may be more.
     let taken = counted(&pair.b, "inbound")? - before;
-    ensure!(taken == opened, "{taken} of {opened} were taken");
-    let line = pair.b.wait_access("the connection to [::]:81", |line| {
-        line["dst"] == pod.v4(81).to_string()
-    })?;
-    ensure!(line["direction"] == "inbound", "{line}");
+    ensure!(taken >= opened, "{taken} of {opened} were taken");
+    let accounts = || {
+        let log = pair.b.access_log().unwrap_or_default();
+        let inbound = log.iter().filter(|line| line["direction"] == "inbound");
+        u64::try_from(inbound.count()).unwrap_or_default()
+    };
+    wait_until("the agent accounts for each", || accounts() >= opened)?;
+    ensure!(accounts() == opened, "{:?}", pair.b.access_log());
     Ok(())
 }
 
@@ -66,7 +71,7 @@ fn core_inbound_to_a_closed_port_is_taken() -> Result<()> {
         );
     }
     ensure!(
-        counted(&pair.b, "inbound")? == before + 3,
+        counted(&pair.b, "inbound")? >= before + 3,
         "not all were taken"
     );
     Ok(())
