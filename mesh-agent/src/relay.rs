@@ -145,3 +145,6 @@ impl From<StreamError> for RelayCause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,8 @@ pub enum Counter {
     /// A redirected connection whose original destination could not be
     /// published; the agent closes it.
     UnpublishedDestination = 4,
-    /// Inbound connections handed to the agent.
+    /// Inbound packets handed to the agent's listener: the first of every
+    /// connection, and its repetitions.
     Inbound = 5,
     /// Inbound packets dropped, since no agent listens.
     InboundNoListener = 6,

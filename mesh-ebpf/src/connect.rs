@@ -83,8 +83,9 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
     }
     // SAFETY: the helper takes the program's context.
     let netns_cookie = unsafe { bpf_get_netns_cookie(addr.cast()) };
-    // SAFETY: entries are replaced as a whole; a torn read is not possible for
-    // the fields read here, since an update writes a new element.
+    // SAFETY: the element stays allocated while the program runs. The kernel may
+    // recycle it for another pod within that microsecond; what would then be
+    // redirected to another pod's address is a SYN that the guard drops.
     let Some(pod) = (unsafe { PODS.get(netns_cookie) }) else {
         return Outcome::Untouched;
     };

@@ -24,7 +24,7 @@ pub fn tell(counter: Counter, mut event: Event) {
     // SAFETY: the helper takes nothing and returns a number.
     event.at_ns = unsafe { bpf_ktime_get_ns() };
     event.kind = counter as u32;
-    if !within_budget(event.at_ns) || EVENTS.output(&event, 0).is_err() {
+    if !within_budget(event.at_ns) || EVENTS.output(event, 0).is_err() {
         count(Counter::EventsSuppressed);
     }
 }

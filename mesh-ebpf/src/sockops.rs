@@ -27,12 +27,16 @@ pub fn pod_connects(ctx: &SockOpsContext) -> u32 {
     // application's own.
     let source = source(ctx.ops);
     let _absent = CLIENTS.remove(source);
-    if let Some(wanted) = stored::<Destination>(ctx.ops, &ORIGINAL) {
-        // SAFETY: not null, and it lives as long as the socket.
-        let wanted = unsafe { *wanted };
-        if DESTINATIONS.insert(source, wanted, 0).is_err() {
-            report::count(Counter::UnpublishedDestination);
-        }
+    let Some(wanted) = stored::<Destination>(ctx.ops, &ORIGINAL) else {
+        // Nor may a connection straight to the agent's listener find what an
+        // earlier one from the same port has left untaken.
+        let _absent = DESTINATIONS.remove(source);
+        return DONE;
+    };
+    // SAFETY: not null, and it lives as long as the socket.
+    let wanted = unsafe { *wanted };
+    if DESTINATIONS.insert(source, wanted, 0).is_err() {
+        report::count(Counter::UnpublishedDestination);
     }
     DONE
 }

@@ -1,7 +1,8 @@
 //! Names of everything the harness makes, and removal of what a killed run left.
 //!
-//! Every name carries the process id of its maker: `ist-<pid>-<n>`. Whatever bears the id of
-//! a process that no longer lives is nobody's, and the next run removes it.
+//! A test's names carry the process id of their maker: `ist-<pid>-<n>`. Whatever bears the id
+//! of a process that no longer lives is nobody's, and the next run removes it. The demo and the
+//! bench have a fixed name each, and are removed by that name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,26 +50,78 @@ pub fn sweep() {
 /// # Errors
 /// Names the first thing that could not be removed.
 pub fn remove_of(dead: impl Fn(u32) -> bool) -> Result<()> {
-    let is_dead = |name: &str| maker(name).is_some_and(&dead);
-    for name in names_in(&cgroup::mount_point()?)
-        .into_iter()
-        .filter(|n| is_dead(n))
-    {
-        cgroup::remove(&cgroup::mount_point()?.join(name))?;
+    Traces::find(|name| maker(name).is_some_and(&dead))?.remove()
+}
+
+/// Removes everything of the world called `name`, whoever made it. Says whether there was any.
+///
+/// # Errors
+/// Names the first thing that could not be removed.
+pub fn remove_world(name: &str) -> Result<bool> {
+    let traces = traces_of(name)?;
+    traces.remove()?;
+    Ok(!traces.is_empty())
+}
+
+/// Whether anything of the world called `name` is on the machine.
+///
+/// # Errors
+/// Fails where no cgroup v2 is mounted.
+pub fn world_exists(name: &str) -> Result<bool> {
+    Ok(!traces_of(name)?.is_empty())
+}
+
+/// What a world made: one name stands in several places.
+#[derive(Debug)]
+struct Traces {
+    cgroups: Vec<PathBuf>,
+    netns: Vec<String>,
+    folders: Vec<PathBuf>,
+}
+
+impl Traces {
+    fn find(wanted: impl Fn(&str) -> bool) -> Result<Self> {
+        let paths_in = |folder: &Path| {
+            names_in(folder)
+                .into_iter()
+                .filter(|name| wanted(name))
+                .map(|name| folder.join(name))
+                .collect()
+        };
+        Ok(Self {
+            cgroups: paths_in(&cgroup::mount_point()?),
+            netns: names_in(Path::new("/run/netns"))
+                .into_iter()
+                .filter(|name| wanted(name))
+                .collect(),
+            folders: paths_in(&std::env::temp_dir()),
+        })
     }
-    for name in names_in(Path::new("/run/netns"))
-        .into_iter()
-        .filter(|n| is_dead(n))
-    {
-        netns::ip(&["netns", "del", &name])?;
+
+    fn is_empty(&self) -> bool {
+        self.cgroups.is_empty() && self.netns.is_empty() && self.folders.is_empty()
     }
-    for name in names_in(&std::env::temp_dir())
-        .into_iter()
-        .filter(|n| is_dead(n))
-    {
-        remove_folder(&std::env::temp_dir().join(name))?;
+
+    /// Cgroups go first, and with them the processes that would hold the rest.
+    fn remove(&self) -> Result<()> {
+        for path in &self.cgroups {
+            cgroup::remove(path)?;
+        }
+        for name in &self.netns {
+            netns::ip(&["netns", "del", name])?;
+        }
+        for path in &self.folders {
+            remove_folder(path)?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn traces_of(world: &str) -> Result<Traces> {
+    Traces::find(|name| {
+        name.strip_prefix(world)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
 }
 
 /// Removes a world's folder with the bpffs that is mounted in it.

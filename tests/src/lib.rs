@@ -13,5 +13,6 @@ pub mod leftovers;
 pub mod netns;
 pub mod process;
 pub mod report;
+pub mod supervisor;
 pub mod traffic;
 pub mod wait;

@@ -58,7 +58,15 @@ impl Mesh {
     /// Fails without root, iproute2 or cgroup v2.
     pub fn new() -> Result<Self> {
         leftovers::sweep();
-        let name = unique_name();
+        Self::named(unique_name())
+    }
+
+    /// The same under a name of the caller's, who sees to it that nothing of that name exists
+    /// ([`leftovers::remove_world`]).
+    ///
+    /// # Errors
+    /// Fails without root, iproute2 or cgroup v2.
+    pub fn named(name: String) -> Result<Self> {
         let bridge = Netns::create(&name)?;
         bridge.ip("link add br0 type bridge")?;
         bridge.ip(&format!("addr add {GATEWAY_V4}/16 dev br0"))?;
@@ -170,6 +178,12 @@ impl Mesh {
         self.world.folder.path.clone()
     }
 
+    /// The folder of the whole world: configuration, state, and a folder for each node.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.world.folder.path
+    }
+
     /// The namespace in which the bridge is.
     #[must_use]
     pub fn bridge(&self) -> &Netns {
@@ -248,8 +262,9 @@ struct Folder {
 impl Folder {
     fn create(name: &str) -> Result<Self> {
         let path = leftovers::folder(name);
-        for part in ["config", "state", "bpf"] {
-            fs::create_dir_all(path.join(part))
+        // Its parent may be anybody's: what somebody else put there beforehand is not used.
+        for part in ["", "config", "state", "bpf"] {
+            fs::create_dir(path.join(part))
                 .with_context(|| format!("making {}", path.display()))?;
         }
         let folder = Self { path };

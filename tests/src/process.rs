@@ -67,12 +67,10 @@ impl Finished {
 /// Fails when it cannot be started or does not end in time.
 pub fn run(command: Command) -> Result<Finished> {
     let mut process = Process::spawn(command)?;
-    let status = process.wait()?;
-    let output = process.output.finished()?;
     Ok(Finished {
-        status,
-        stdout: output.text(Stream::Out),
-        stderr: output.text(Stream::Err),
+        status: process.wait()?,
+        stdout: process.output.text(Stream::Out),
+        stderr: process.output.text(Stream::Err),
     })
 }
 
@@ -156,16 +154,25 @@ impl Process {
             .with_context(|| format!("sending {signal} to {}", self.what))
     }
 
-    /// Waits for the end, at most five minutes.
+    /// Waits for the end and for all of its output, at most five minutes.
     ///
     /// # Errors
     /// Fails when it does not come; the program is then killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.wait_at_most(300)
+    }
+
+    /// As [`Process::wait`], at most so many seconds.
+    ///
+    /// # Errors
+    /// Fails when the end does not come; the program is then killed.
+    pub fn wait_at_most(&mut self, seconds: u64) -> Result<ExitStatus> {
         // Its outputs close when it ends; that is the event to await. A child that it left
         // behind may hold them open, so the end itself is asked for too.
-        let deadline = Instant::now() + patience(300);
+        let deadline = Instant::now() + patience(seconds);
         loop {
             if let Some(status) = self.child.try_wait()? {
+                self.output.drain();
                 return Ok(status);
             }
             if Instant::now() >= deadline {
@@ -277,8 +284,9 @@ impl Output {
         }
     }
 
-    /// The output, once the program's end has closed it (or five seconds passed: a child may hold it).
-    fn finished(&self) -> Result<&Self> {
+    /// Waits until what an ended program wrote is read; five seconds at most, since a child that
+    /// it left behind may hold the pipes open.
+    fn drain(&self) {
         let deadline = Instant::now() + patience(5);
         let mut state = self.lock();
         while state.closed < 2 && Instant::now() < deadline {
@@ -289,8 +297,6 @@ impl Output {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        drop(state);
-        Ok(self)
     }
 
     fn text(&self, wanted: Stream) -> String {

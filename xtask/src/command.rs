@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -77,6 +78,11 @@ impl Run {
             );
         }
         Ok(())
+    }
+
+    /// Becomes it, so that signals reach it and nobody else. Comes back only when it cannot start.
+    pub(crate) fn replace(mut self) -> Result<()> {
+        Err(self.command.exec()).with_context(|| cannot_start(&self.text))
     }
 
     /// Runs it silently, and gives its standard output; a failure carries its last lines.

@@ -1,27 +1,37 @@
-//! `cargo xtask demo` and `cargo xtask bench`: build, then hand over to the programs that do it.
+//! `cargo xtask demo`: builds, then becomes the program that shows the mesh.
+
+use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::command::Run;
 use crate::{apt, build};
 
+/// What the demo runs; bpftool is for looking around in one that is kept.
+const TOOLS: &[apt::Need] = &[
+    ("ip", "iproute2"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+    ("bpftool", "bpftool"),
+];
+
 pub(crate) fn run(keep: bool, clean: bool) -> Result<()> {
     crate::require_root()?;
-    apt::ensure_all("the demo", apt::TEST_TOOLS)?;
+    if clean {
+        // Needs neither the agent nor the kernel programs.
+        build::cargo("build --quiet --package isthmus-tests --bin demo").show()?;
+        return Run::new(crate::target().join("debug/demo"))
+            .arg("--clean")
+            .replace();
+    }
+    apt::ensure_all("the demo", TOOLS)?;
+    println!("Building the kernel programs, the agent and the demo, without optimisations.");
+    let start = Instant::now();
     let folder = build::everything(false)?;
+    println!("That took {} s.\n", start.elapsed().as_secs());
     let mut demo = Run::new(folder.join("demo"));
     if keep {
         demo = demo.arg("--keep");
     }
-    if clean {
-        demo = demo.arg("--clean");
-    }
-    demo.show()
-}
-
-pub(crate) fn bench() -> Result<()> {
-    crate::require_root()?;
-    apt::ensure_all("the bench", apt::TEST_TOOLS)?;
-    let folder = build::everything(true)?;
-    Run::new(folder.join("bench")).show()
+    demo.replace()
 }

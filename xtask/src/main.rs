@@ -2,6 +2,7 @@
 //! and bring everything else themselves; each module says what it brings.
 
 mod apt;
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
         Task::Test { name: Some(name) } => test::one(&name),
         Task::Test { name: None } => test::all(),
         Task::Kernels => kernels::command(),
-        Task::Bench => demo::bench(),
+        Task::Bench => bench::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

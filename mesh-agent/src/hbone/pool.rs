@@ -5,6 +5,8 @@
 //! A pool belongs to one thread and must be used inside a `LocalSet`, on which
 //! it runs its tunnels. No borrow of its state lives across an await.
 
+mod carry;
+mod dial;
 mod state;
 
 use std::fmt;
@@ -16,8 +18,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::tls::Session;
+
 use super::{ConnectRequest, OpenError, TunnelClient, TunnelError, TunnelSettings, TunnelStream};
-use state::{Dial, Dialling, Outcome, Place, Shared, Tunnel};
+use carry::Tunnel;
+use dial::{Dial, Dialling, Outcome};
+use state::{Place, Shared};
 
 /// The limits of one worker's pool.
 #[derive(Clone, Debug)]
@@ -50,6 +56,15 @@ impl Default for PoolSettings {
             idle: Duration::from_secs(60),
         }
     }
+}
+
+/// A connection to a destination, ready for HTTP/2.
+#[derive(Debug)]
+pub struct Connected<IO> {
+    /// The connection, TLS included.
+    pub io: IO,
+    /// What its handshake agreed on, for the streams to tell.
+    pub session: Option<Arc<Session>>,
 }
 
 /// One worker's tunnels by key. Cheap to clone; `E` is why a dial failed.
@@ -122,16 +137,16 @@ where
         &self,
         key: &K,
         request: &ConnectRequest,
-        connect: impl AsyncFn() -> Result<IO, E>,
+        connect: impl AsyncFn() -> Result<Connected<IO>, E>,
     ) -> Result<TunnelStream, PoolError<E>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let deadline = Instant::now() + self.shared.settings.max_wait;
-        let mut retried = false;
+        let (mut retried, mut fresh) = (false, false);
         let mut joined = None;
         loop {
-            let (tunnel, lease) = match self.shared.place(key, joined.take(), retried) {
+            let (tunnel, lease) = match self.shared.place(key, joined.take(), fresh) {
                 Place::Stream(tunnel, lease) => (tunnel, lease),
                 Place::Join(dial) => {
                     joined = self.join(&dial, deadline).await?;
@@ -139,11 +154,12 @@ where
                 }
                 Place::Dial(dialling) => {
                     let tunnel = self.dial(dialling, &connect).await?;
-                    let Some(lease) = tunnel.client.lease() else {
-                        continue;
-                    };
-                    let stream = tunnel.client.open_leased(request, lease).await;
+                    let stream = tunnel.client.open(request).await;
                     return stream.map_err(PoolError::Open);
+                }
+                Place::Full if fresh => {
+                    fresh = false;
+                    continue;
                 }
                 Place::Full => {
                     self.wait_for_place(deadline).await?;
@@ -152,7 +168,9 @@ where
             };
             match tunnel.client.open_leased(request, lease).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) if !retried && was_stale(&error) => retried = true,
+                Err(error) if !retried && was_stale(&error) => {
+                    (retried, fresh) = (true, true);
+                }
                 Err(error) => return Err(PoolError::Open(error)),
             }
         }
@@ -206,18 +224,20 @@ where
     async fn dial<IO>(
         &self,
         dialling: Dialling<K, E>,
-        connect: &impl AsyncFn() -> Result<IO, E>,
+        connect: &impl AsyncFn() -> Result<Connected<IO>, E>,
     ) -> Result<Rc<Tunnel>, PoolError<E>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let settings = &self.shared.settings;
         let attempt = async {
-            let io = connect().await.map_err(|e| PoolError::Dial(Arc::new(e)))?;
+            let dialled = connect().await.map_err(|e| PoolError::Dial(Arc::new(e)))?;
             let freed = self.shared.freed.clone();
-            TunnelClient::handshake_notifying(io, &settings.tunnel, freed)
-                .await
-                .map_err(PoolError::Tunnel)
+            let (client, driver) =
+                TunnelClient::handshake_notifying(dialled.io, &settings.tunnel, freed)
+                    .await
+                    .map_err(PoolError::Tunnel)?;
+            Ok((client.secured_by(dialled.session), driver))
         };
         let dialled = timeout(settings.dial_timeout, attempt).await;
         match dialled.unwrap_or(Err(PoolError::DialTimeout(settings.dial_timeout))) {
@@ -267,3 +287,6 @@ impl<E> Clone for PoolError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

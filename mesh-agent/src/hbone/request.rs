@@ -89,7 +89,8 @@ impl ConnectRequest {
         })
     }
 
-    pub(super) fn to_http(&self) -> Request<()> {
+    /// The request as it goes on the wire.
+    pub fn to_http(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.version_mut() = Version::HTTP_2;

@@ -4,7 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -129,6 +129,11 @@ where
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.ended = true;
+                    if error.is_io() && self.slots.used() == 0 {
+                        // The client closed a tunnel that nobody uses; whether
+                        // our last frame still reached it is all the same.
+                        break;
+                    }
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 Poll::Ready(None) => self.ended = true,
@@ -192,7 +197,10 @@ impl Incoming {
     /// Answers 200: the application has accepted.
     pub fn accept(mut self) -> Result<TunnelStream, StreamError> {
         let answer = answer(http::StatusCode::OK);
-        let write = self.respond.send_response(answer, false)?;
+        let write = match self.respond.send_response(answer, false) {
+            Ok(write) => write,
+            Err(error) => return Err(self.failure(error)),
+        };
         Ok(TunnelStream::new(self.body, write, self.lease))
     }
 
@@ -207,6 +215,21 @@ impl Incoming {
     /// on connecting for it.
     pub async fn cancelled(&mut self) {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+}
+
+impl Incoming {
+    /// Answering fails with "unexpected frame type" alone; what happened to the
+    /// stream has to be asked for.
+    fn failure(&mut self, error: h2::Error) -> StreamError {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.respond.poll_reset(&mut cx) {
+            Poll::Ready(Ok(reason)) => StreamError::Reset {
+                code: reason.into(),
+            },
+            Poll::Ready(Err(cause)) => cause.into(),
+            Poll::Pending => error.into(),
+        }
     }
 }
 

@@ -47,8 +47,8 @@ fn possible_cpus() -> Result<usize, InterceptError> {
         .tried(|| format!("understand {PATH}"))
 }
 
-/// The number of CPUs in a list such as `0-3,8`, by its highest: the kernel
-/// counts the slots so.
+/// One more than the highest CPU of a list such as `0-3,8`: at least as many
+/// as there are, and slots that the kernel leaves out stay 0.
 fn parse_possible(text: &str) -> Option<usize> {
     let highest = text.trim().rsplit([',', '-']).next()?;
     highest.parse::<usize>().ok().map(|highest| highest + 1)

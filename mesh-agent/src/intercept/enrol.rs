@@ -22,7 +22,8 @@ impl Interceptor {
     ///
     /// # Errors
     /// Says which step failed. [`InterceptError::AddressTaken`] when another
-    /// pod has the address and has not been released.
+    /// pod has the address and has not been released, and
+    /// [`InterceptError::CgroupTaken`] likewise.
     pub fn enrol(&self, enrolment: &Enrolment<'_>) -> Result<(), InterceptError> {
         let (netns, pod) = (enrolment.netns_cookie, self.pod_entry(enrolment)?);
         let addresses = pods::addresses(&pod);
@@ -37,6 +38,12 @@ impl Interceptor {
                 }
                 _ => {}
             }
+        }
+        if let Some(taken_by) = self.other_owner(pod.cgroup_id, netns)? {
+            return Err(InterceptError::CgroupTaken {
+                cgroup: enrolment.cgroup.to_owned(),
+                taken_by,
+            });
         }
         let before = self.pod(netns)?;
         match self.enrol_in_order(enrolment, &pod, &addresses) {
@@ -177,6 +184,23 @@ impl Interceptor {
         };
         sys::update(self.maps.cgroups.as_fd(), &cgroup_id, &entry)
             .tried(|| format!("guard the pod with netns cookie {netns}"))
+    }
+
+    /// The other enrolled pod that has this cgroup: the guard could not tell the
+    /// two apart, and releasing one would unguard both.
+    fn other_owner(
+        &self,
+        cgroup_id: u64,
+        netns: NetnsCookie,
+    ) -> Result<Option<NetnsCookie>, InterceptError> {
+        let entry: Option<Cgroup> = sys::lookup(self.maps.cgroups.as_fd(), &cgroup_id)
+            .tried(|| "read the map of cgroups".to_owned())?;
+        let owner = entry.map(|entry| NetnsCookie(entry.netns_cookie));
+        let Some(owner) = owner.filter(|owner| *owner != netns) else {
+            return Ok(None);
+        };
+        let pod = self.pod(owner)?;
+        Ok(pod.filter(|pod| pod.cgroup_id == cgroup_id).map(|_| owner))
     }
 
     /// The guarded cgroup of a pod that has no entry any more.

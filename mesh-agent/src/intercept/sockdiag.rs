@@ -46,8 +46,10 @@ pub struct Destroyed {
 /// own address and stay too.
 ///
 /// # Errors
-/// Those of listing; EOPNOTSUPP when the kernel has no SOCK_DESTROY
-/// (CONFIG_INET_DIAG_DESTROY). A socket that ended by itself is no error.
+/// Those of listing; ENOENT when the kernel cannot list TCP sockets (its modules
+/// inet_diag and tcp_diag are neither loaded nor to be found), EOPNOTSUPP when
+/// it has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY). A socket that ended by
+/// itself is no error.
 pub fn destroy_plaintext(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<Destroyed>> {
     let cgroup_ids = cgroup::ids_within(cgroup)?;
     let netlink = open()?;
@@ -76,9 +78,10 @@ pub fn destroy_plaintext(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<
 }
 
 /// Whether the running kernel has SOCK_DESTROY, asked by ending a socket that
-/// does not exist.
+/// does not exist, once it is known that the kernel can look for one.
 pub(super) fn is_supported() -> io::Result<bool> {
     let netlink = open()?;
+    list(&netlink, libc::AF_INET as u8)?;
     match destroy(&netlink, &Listed::nowhere()) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),

@@ -5,12 +5,16 @@
 
 use std::ffi::CString;
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya::Pod;
+mod elements;
+mod links;
+
+pub(super) use elements::{delete, keys, lookup, lookup_per_cpu, take, update};
+pub(super) use links::{link_create, link_detach, link_info, link_update};
 
 /// Commands, as numbered by the kernel's uapi/linux/bpf.h.
 mod command {
@@ -63,101 +67,6 @@ pub(super) struct ProgInfo {
 }
 
 #[repr(C)]
-struct ElemAttr {
-    map_fd: u32,
-    reserved: u32,
-    key: u64,
-    /// Value, or the next key.
-    value: u64,
-    flags: u64,
-}
-
-/// Reads the value under `key`; `None` when there is none.
-pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    read(command::MAP_LOOKUP_ELEM, map, key)
-}
-
-/// Reads and removes the value under `key` in one step, for hash maps.
-pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    read(command::MAP_LOOKUP_AND_DELETE_ELEM, map, key)
-}
-
-fn read<K: Pod, V: Pod>(command: u32, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    let mut value = MaybeUninit::<V>::zeroed();
-    let attr = elem(map, key, value.as_mut_ptr().addr() as u64, 0);
-    match bpf(command, &attr) {
-        // SAFETY: zeroed above and perhaps written by the kernel; `Pod` types
-        // are valid for every bit pattern.
-        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Reads an entry of a per-CPU array: one value a possible CPU, each in a slot
-/// of 8 bytes.
-pub(super) fn lookup_per_cpu(map: BorrowedFd<'_>, key: u32, cpus: usize) -> io::Result<Vec<u64>> {
-    let mut values = vec![0u64; cpus];
-    let attr = elem(map, &key, values.as_mut_ptr().addr() as u64, 0);
-    bpf(command::MAP_LOOKUP_ELEM, &attr)?;
-    Ok(values)
-}
-
-/// Writes `value` under `key`, whether or not there is one already.
-pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
-    let attr = elem(map, key, std::ptr::from_ref(value).addr() as u64, 0);
-    bpf(command::MAP_UPDATE_ELEM, &attr).map(drop)
-}
-
-/// Removes the value under `key`; `false` when there was none.
-pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
-    match bpf(command::MAP_DELETE_ELEM, &elem(map, key, 0, 0)) {
-        Ok(_) => Ok(true),
-        // A sockhash says EINVAL for a key that it does not hold.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// All keys of a hash map. `limit` bounds the walk, which could otherwise start
-/// anew for ever while entries come and go.
-pub(super) fn keys<K: Pod>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<K>> {
-    let mut found: Vec<K> = Vec::new();
-    while found.len() < limit {
-        let mut next = MaybeUninit::<K>::zeroed();
-        let key = found
-            .last()
-            .map_or(0, |key| std::ptr::from_ref(key).addr() as u64);
-        let attr = ElemAttr {
-            map_fd: raw(map),
-            reserved: 0,
-            key,
-            value: next.as_mut_ptr().addr() as u64,
-            flags: 0,
-        };
-        match bpf(command::MAP_GET_NEXT_KEY, &attr) {
-            // SAFETY: as in `read`.
-            Ok(_) => found.push(unsafe { next.assume_init() }),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
-}
-
-fn elem<K: Pod>(map: BorrowedFd<'_>, key: &K, value: u64, flags: u64) -> ElemAttr {
-    ElemAttr {
-        map_fd: raw(map),
-        reserved: 0,
-        key: std::ptr::from_ref(key).addr() as u64,
-        value,
-        flags,
-    }
-}
-
-#[repr(C)]
 struct ObjectAttr {
     path: u64,
     fd: u32,
@@ -188,90 +97,6 @@ pub(super) fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-#[repr(C)]
-struct LinkCreateAttr {
-    prog_fd: u32,
-    target_fd: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-/// Attaches a program to a cgroup or a network namespace. The link lasts as
-/// long as the descriptor or a pin of it.
-pub(super) fn link_create(
-    program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    attach_type: AttachType,
-) -> io::Result<OwnedFd> {
-    let attr = LinkCreateAttr {
-        prog_fd: raw(program),
-        target_fd: raw(target),
-        attach_type: attach_type as u32,
-        flags: 0,
-    };
-    bpf_fd(command::LINK_CREATE, &attr)
-}
-
-#[repr(C)]
-struct LinkUpdateAttr {
-    link_fd: u32,
-    new_prog_fd: u32,
-    flags: u32,
-    old_prog_fd: u32,
-}
-
-/// Puts `program` in the place of the link's program, without an instant in
-/// which there is none. ENOLINK when what it was attached to is gone.
-pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = LinkUpdateAttr {
-        link_fd: raw(link),
-        new_prog_fd: raw(program),
-        flags: 0,
-        old_prog_fd: 0,
-    };
-    bpf(command::LINK_UPDATE, &attr).map(drop)
-}
-
-/// Detaches the link at once, whoever else still holds it.
-pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    bpf(command::LINK_DETACH, &raw(link)).map(drop)
-}
-
-/// What the kernel says of `link`.
-pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    /// `struct bpf_link_info`: the union holds cgroup id and attach type, or
-    /// netns inode and attach type.
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Info {
-        link_type: u32,
-        id: u32,
-        prog_id: u32,
-        reserved: u32,
-        target: u64,
-        rest: [u64; 13],
-    }
-    const CGROUP: u32 = 3;
-    const NETNS: u32 = 5;
-    let mut info = Info::default();
-    info_by_fd(link, &mut info)?;
-    Ok(LinkInfo {
-        id: info.id,
-        prog_id: info.prog_id,
-        cgroup_id: if info.link_type == CGROUP {
-            info.target
-        } else {
-            0
-        },
-        netns_ino: if info.link_type == NETNS {
-            let [a, b, c, d, ..] = info.target.to_ne_bytes();
-            u32::from_ne_bytes([a, b, c, d])
-        } else {
-            0
-        },
-    })
 }
 
 /// What the kernel says of `program`.

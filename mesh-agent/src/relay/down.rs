@@ -178,3 +178,6 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

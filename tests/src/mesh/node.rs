@@ -32,7 +32,6 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     config: PathBuf,
-    admin: SocketAddr,
     agents: Mutex<Vec<Agent>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
@@ -42,6 +41,7 @@ pub struct Node {
 #[derive(Debug)]
 struct Agent {
     child: Child,
+    admin: SocketAddr,
 }
 
 impl Node {
@@ -52,7 +52,6 @@ impl Node {
             name: name.to_owned(),
             config: world.config(),
             folder,
-            admin: free_port()?,
             agents: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
@@ -132,11 +131,13 @@ impl Node {
     /// # Errors
     /// Fails when the binary is missing.
     pub fn launch(&self) -> Result<()> {
+        // Its own port each time: during a takeover two agents run.
+        let admin = free_port()?;
         let child = self
-            .agent_command()?
+            .agent_command(admin)?
             .spawn()
             .context("starting mesh-agent")?;
-        self.lock().push(Agent { child });
+        self.lock().push(Agent { child, admin });
         Ok(())
     }
 
@@ -311,17 +312,17 @@ impl Node {
         .with_context(|| format!("last seen: {last:?}"))
     }
 
-    /// One answer of the admin server, head and body.
+    /// One answer of the admin server of the agent that was started last, head and body.
     ///
     /// # Errors
     /// Fails when it does not answer.
     pub fn http(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2))?;
+        let admin = self.lock().last().context("no agent runs")?.admin;
+        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(patience(5)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.admin
+            "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -395,6 +396,12 @@ impl Node {
         self.world.folder.path.join("bpf").join(&self.name)
     }
 
+    /// The cgroup below which the node's pods are.
+    #[must_use]
+    pub fn pods_cgroup(&self) -> &Path {
+        self.cgroups.pods.path()
+    }
+
     /// The file that the agent logs to.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
@@ -415,7 +422,7 @@ impl Node {
             .unwrap_or_default()
     }
 
-    fn agent_command(&self) -> Result<Command> {
+    fn agent_command(&self, admin: SocketAddr) -> Result<Command> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -434,7 +441,7 @@ impl Node {
             .arg(self.run_dir())
             .arg("--state-dir")
             .arg(self.world.folder.path.join("state"))
-            .args(["--admin", &self.admin.to_string()])
+            .args(["--admin", &admin.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -104,7 +104,7 @@ pub struct Pod {
     addresses: Vec<IpAddr>,
     configured: bool,
     netns: Netns,
-    cgroup: Option<Cgroup>,
+    cgroup: Cgroup,
     world: Arc<World>,
 }
 
@@ -119,9 +119,10 @@ impl Pod {
         }
         // The number keeps apart two pods of one name, such as one and its successor.
         let unique = format!("{}-{host}", spec.name);
+        // What runs outside the mesh has a cgroup too, so that it is found and ended by name.
         let cgroup = match node {
-            Some(node) => Some(world.node_cgroups(node)?.pods.child(&unique)?),
-            None => None,
+            Some(node) => world.node_cgroups(node)?.pods.child(&unique)?,
+            None => world.cgroup.child(&format!("outside-{unique}"))?,
         };
         let netns = Netns::create(&format!("{}-{unique}", world.name))?;
         wire(&world, &netns, host, &addresses)?;
@@ -174,7 +175,7 @@ impl Pod {
     /// # Errors
     /// Fails for a client outside the mesh.
     pub fn yaml(&self) -> Result<String> {
-        let (Some(node), Some(cgroup)) = (&self.node, &self.cgroup) else {
+        let Some(node) = &self.node else {
             bail!("{} is outside the mesh", self.spec.name)
         };
         Ok(objects::pod(
@@ -182,7 +183,7 @@ impl Pod {
             node,
             &self.addresses,
             &self.netns.path().display().to_string(),
-            &cgroup.path().display().to_string(),
+            &self.cgroup.path().display().to_string(),
         ))
     }
 
@@ -245,10 +246,10 @@ impl Pod {
         &self.netns
     }
 
-    /// The cgroup; none for a client outside the mesh.
+    /// The cgroup that the mesh knows; none for a client outside the mesh.
     #[must_use]
     pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
+        self.node.as_ref().map(|_| &self.cgroup)
     }
 
     /// A command that runs inside the pod.
@@ -258,10 +259,10 @@ impl Pod {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let mut command = Command::new(program);
         let netns = self.netns.open()?;
-        let procs = self.cgroup.as_ref().map(Cgroup::procs).transpose()?;
+        let procs = self.cgroup.procs()?;
         // SAFETY: the closure runs between fork and exec. It calls write(2) and setns(2) on
         // descriptors opened beforehand: async-signal-safe, no allocation, no lock.
-        unsafe { command.pre_exec(move || enter(procs.as_ref(), &netns)) };
+        unsafe { command.pre_exec(move || enter(&procs, &netns)) };
         Ok(command)
     }
 
@@ -345,10 +346,8 @@ impl Drop for Pod {
 }
 
 /// Joins the pod; the cgroup first, so that no socket exists outside of it.
-fn enter(procs: Option<&OwnedFd>, netns: &OwnedFd) -> io::Result<()> {
-    if let Some(procs) = procs {
-        nix::unistd::write(procs.as_fd(), b"0")?;
-    }
+fn enter(procs: &OwnedFd, netns: &OwnedFd) -> io::Result<()> {
+    nix::unistd::write(procs.as_fd(), b"0")?;
     setns(netns, CloneFlags::CLONE_NEWNET)?;
     Ok(())
 }
@@ -369,6 +368,14 @@ fn wire(world: &World, netns: &Netns, host: u16, addresses: &[IpAddr]) -> Result
             IpAddr::V4(v4) => netns.ip(&format!("addr add {v4}/16 dev eth0"))?,
             IpAddr::V6(v6) => netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?,
         }
+    }
+    if let Some(IpAddr::V4(v4)) = addresses.iter().find(|a| a.is_ipv4()) {
+        // As the bridge CNI plugin does: an address that is used again is reached at once,
+        // although its neighbours remember where it was.
+        let [a, b, c, d] = v4.octets();
+        netns.ip(&format!(
+            "link set eth0 address 0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}"
+        ))?;
     }
     netns.ip("link set eth0 up")?;
     if addresses.iter().any(IpAddr::is_ipv4) {

@@ -98,6 +98,12 @@ fn an_address_belongs_to_one_pod_and_the_pod_to_the_pods_cgroup() {
     assert_eq!(taken_by, bed.cookie);
     let free = [addr(OUT_V4, 0).ip()];
     other.addresses = &free;
+    other.cgroup = &bed.cgroup.0;
+    let error = bed.interceptor().enrol(&other).unwrap_err();
+    assert!(
+        matches!(error, InterceptError::CgroupTaken { .. }),
+        "{error}"
+    );
     let root = crate::bed::cgroup_root();
     other.cgroup = &root;
     let error = bed.interceptor().enrol(&other).unwrap_err();

@@ -243,7 +243,7 @@ fn pins_are_legible() -> Result<()> {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .to_lowercase();
-            if name == "pods" {
+            if name == "isthmus_pods" {
                 pods = true;
                 ensure!(text.contains("\"formatted\""), "no types: {text}");
                 ensure!(text.contains("cgroup"), "no named fields: {text}");
@@ -283,7 +283,7 @@ fn bpftool(arguments: &[&str]) -> Result<String> {
 fn live_connections_are_listed() -> Result<()> {
     let pair = Pair::start()?;
     let _server = pair.server.serve("serve end-first")?;
-    let _hold = pair.server.serve("serve hold --listen [::]:8081")?;
+    let hold = pair.server.serve("serve hold --listen [::]:8081")?;
     let to = pair.server.v4(8081);
     let held = pair
         .client
@@ -314,7 +314,7 @@ fn live_connections_are_listed() -> Result<()> {
         shown[0]["tls_version"] == "TLSv1.3" && shown[0]["pod"] == "default/client",
         "{shown}"
     );
-    drop(held);
+    drop((held, hold));
     wait_until("it is gone from the list", || {
         pair.a
             .cli("connections")

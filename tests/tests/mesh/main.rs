@@ -4,9 +4,11 @@
 mod apps;
 mod asked;
 mod badinput;
+mod bench;
 mod bulk;
 mod capture;
 mod check;
+mod demo;
 mod guard;
 mod harness;
 mod hostile;

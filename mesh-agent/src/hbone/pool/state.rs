@@ -1,21 +1,18 @@
-//! The pool's book-keeping: which tunnels and dials a key has, who waits, and
-//! what ends when. All of it is synchronous; the pool awaits.
+//! The pool's book-keeping: which tunnels and dials a key has, and who waits.
+//! All of it is synchronous; the pool awaits.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::Hash;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Instant, sleep_until};
 
+use super::carry::Tunnel;
+use super::dial::{Dial, Dialling, Outcome};
 use super::{Cut, PoolError, PoolSettings, PoolStats};
 use crate::hbone::slots::Lease;
-use crate::hbone::{TunnelClient, TunnelError};
 
 pub(super) struct Shared<K, E> {
     pub(super) settings: PoolSettings,
@@ -23,54 +20,27 @@ pub(super) struct Shared<K, E> {
     pub(super) freed: Arc<Notify>,
     entries: RefCell<HashMap<K, Entry<E>>>,
     /// Tunnels that run, in the map or not, and dials.
-    live: Cell<usize>,
+    pub(super) live: Cell<usize>,
     waiting: Cell<usize>,
 }
 
 /// What a key has. An entry without either is removed.
-struct Entry<E> {
-    tunnels: Vec<Rc<Tunnel>>,
-    dials: Vec<Rc<Dial<E>>>,
-}
-
-/// A tunnel of the pool. The map owns it; the task that carries it does not.
-pub(super) struct Tunnel {
-    pub(super) client: TunnelClient,
-    task: OnceCell<AbortHandle>,
-}
-
-/// A dial that others may join.
-pub(super) struct Dial<E> {
-    pub(super) done: Notify,
-    outcome: RefCell<Option<Outcome<E>>>,
-    joined: Cell<usize>,
-}
-
-pub(super) enum Outcome<E> {
-    Ready(Weak<Tunnel>),
-    Failed(PoolError<E>),
-    /// Its caller gave up; somebody else has to dial.
-    Abandoned,
+pub(super) struct Entry<E> {
+    pub(super) tunnels: Vec<Rc<Tunnel>>,
+    pub(super) dials: Vec<Rc<Dial<E>>>,
 }
 
 /// Where a caller finds its stream.
-pub(super) enum Place<K: Eq + Hash, E> {
+pub(super) enum Place<K, E>
+where
+    K: Clone + Eq + Hash + 'static,
+    E: 'static,
+{
     Stream(Rc<Tunnel>, Arc<Lease>),
     Join(Rc<Dial<E>>),
     Dial(Dialling<K, E>),
     Full,
 }
-
-/// The duty to finish a dial; dropping it gives the dial up.
-pub(super) struct Dialling<K: Eq + Hash, E> {
-    pool: Rc<Shared<K, E>>,
-    key: K,
-    dial: Rc<Dial<E>>,
-    live: Option<Live<K, E>>,
-}
-
-/// One of the tunnels that may be at once.
-struct Live<K, E>(Weak<Shared<K, E>>);
 
 /// One of a count, given back when dropped.
 pub(super) struct Counted<'a>(&'a Cell<usize>);
@@ -112,7 +82,7 @@ where
             }
             let streams = self.settings.tunnel.max_streams as usize;
             // The one who dials needs a place as well.
-            let open = |dial: &&Rc<Dial<E>>| dial.joined.get() + 1 < streams;
+            let open = |dial: &&Rc<Dial<E>>| dial.joined() + 1 < streams;
             if let Some(dial) = entry.dials.iter().find(open) {
                 return Place::Join(dial.clone());
             }
@@ -121,23 +91,13 @@ where
         if taken >= self.settings.max_tunnels_per_key || !self.make_room(&mut entries) {
             return Place::Full;
         }
-        let dial = Rc::new(Dial {
-            done: Notify::new(),
-            outcome: RefCell::new(None),
-            joined: Cell::new(0),
-        });
+        let dial = Dial::new();
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
             tunnels: Vec::new(),
             dials: Vec::new(),
         });
         entry.dials.push(dial.clone());
-        self.live.set(self.live.get() + 1);
-        Place::Dial(Dialling {
-            pool: self.clone(),
-            key: key.clone(),
-            dial,
-            live: Some(Live(Rc::downgrade(self))),
-        })
+        Place::Dial(Dialling::new(self.clone(), key.clone(), dial))
     }
 
     /// At the limit of all tunnels, one without streams has to go.
@@ -186,7 +146,7 @@ where
     }
 
     /// Changes a key's entry, if it still has one.
-    fn update(&self, key: &K, change: impl FnOnce(&mut Entry<E>)) {
+    pub(super) fn update(&self, key: &K, change: impl FnOnce(&mut Entry<E>)) {
         let mut entries = self.entries.borrow_mut();
         if let Some(entry) = entries.get_mut(key) {
             change(entry);
@@ -196,7 +156,8 @@ where
         }
     }
 
-    fn remove(&self, key: &K, gone: &Weak<Tunnel>) {
+    /// Takes a tunnel out, if it is still there.
+    pub(super) fn remove(&self, key: &K, gone: &Weak<Tunnel>) {
         self.update(key, |entry| {
             entry
                 .tunnels
@@ -221,97 +182,15 @@ impl<E> Entry<E> {
             dial.settle(Outcome::Failed(PoolError::Cut));
         }
         for tunnel in self.tunnels.drain(..) {
-            if cut == Cut::Abrupt
-                && let Some(task) = tunnel.task.get()
-            {
-                task.abort();
+            if cut == Cut::Abrupt {
+                tunnel.abort();
             }
-        }
-    }
-}
-
-impl<K, E> Dialling<K, E>
-where
-    K: Clone + Eq + Hash + 'static,
-    E: 'static,
-{
-    /// Puts the new tunnel into the pool and starts to carry it.
-    pub(super) fn succeed(
-        mut self,
-        client: TunnelClient,
-        driver: impl Future<Output = Result<(), TunnelError>> + 'static,
-    ) -> Result<Rc<Tunnel>, PoolError<E>> {
-        if let Some(Outcome::Failed(error)) = self.dial.outcome() {
-            return Err(error);
-        }
-        let tunnel = Rc::new(Tunnel {
-            client,
-            task: OnceCell::new(),
-        });
-        let weak = Rc::downgrade(&tunnel);
-        let task = spawn_local(carry(
-            self.live.take(),
-            self.key.clone(),
-            weak.clone(),
-            self.pool.settings.idle,
-            driver,
-        ));
-        let _ = tunnel.task.set(task.abort_handle());
-        self.pool
-            .update(&self.key, |entry| entry.tunnels.push(tunnel.clone()));
-        self.dial.settle(Outcome::Ready(weak));
-        Ok(tunnel)
-    }
-
-    /// Tells all who joined why there is no tunnel.
-    pub(super) fn fail(self, error: PoolError<E>) -> PoolError<E> {
-        self.dial.settle(Outcome::Failed(error.clone()));
-        error
-    }
-}
-
-impl<K: Eq + Hash, E> Drop for Dialling<K, E> {
-    fn drop(&mut self) {
-        let mut entries = self.pool.entries.borrow_mut();
-        if let Some(entry) = entries.get_mut(&self.key) {
-            entry.dials.retain(|dial| !Rc::ptr_eq(dial, &self.dial));
-            if entry.is_empty() {
-                entries.remove(&self.key);
-            }
-        }
-        drop(entries);
-        self.dial.settle(Outcome::Abandoned);
-    }
-}
-
-impl<E> Dial<E> {
-    pub(super) fn join(&self) -> Counted<'_> {
-        Counted::new(&self.joined)
-    }
-
-    pub(super) fn outcome(&self) -> Option<Outcome<E>> {
-        self.outcome.borrow().as_ref().map(Outcome::clone)
-    }
-
-    /// The first outcome stands.
-    fn settle(&self, outcome: Outcome<E>) {
-        self.outcome.borrow_mut().get_or_insert(outcome);
-        self.done.notify_waiters();
-    }
-}
-
-impl<E> Outcome<E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Ready(tunnel) => Self::Ready(tunnel.clone()),
-            Self::Failed(error) => Self::Failed(error.clone()),
-            Self::Abandoned => Self::Abandoned,
         }
     }
 }
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
+    pub(super) fn new(count: &'a Cell<usize>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }
@@ -320,56 +199,5 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
-    }
-}
-
-impl<K, E> Drop for Live<K, E> {
-    fn drop(&mut self) {
-        if let Some(pool) = self.0.upgrade() {
-            pool.live.set(pool.live.get() - 1);
-            pool.freed.notify_waiters();
-        }
-    }
-}
-
-/// Carries a tunnel to its end, and takes it out of the pool when it ends or
-/// has been idle for too long; without its place there, it ends by itself.
-async fn carry<K, E>(
-    live: Option<Live<K, E>>,
-    key: K,
-    tunnel: Weak<Tunnel>,
-    idle: std::time::Duration,
-    driver: impl Future<Output = Result<(), TunnelError>>,
-) where
-    K: Clone + Eq + Hash + 'static,
-    E: 'static,
-{
-    let pool = live.as_ref().map_or_else(Weak::new, |live| live.0.clone());
-    let remove = || {
-        if let Some(pool) = pool.upgrade() {
-            pool.remove(&key, &tunnel);
-        }
-    };
-    let mut driver = pin!(driver);
-    let mut check = Instant::now() + idle;
-    let end = loop {
-        tokio::select! {
-            biased;
-            end = &mut driver => break end,
-            () = sleep_until(check) => match tunnel.upgrade() {
-                Some(tunnel) if tunnel.client.idle_since().is_none_or(|since| since + idle > check) => {
-                    check = tunnel.client.idle_since().unwrap_or(check) + idle;
-                }
-                Some(_) => {
-                    remove();
-                    break driver.await;
-                }
-                None => break driver.await,
-            },
-        }
-    };
-    remove();
-    if let Err(error) = end {
-        tracing::debug!(%error, "tunnel ended");
     }
 }

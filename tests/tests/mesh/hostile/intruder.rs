@@ -99,6 +99,13 @@ impl Intruder {
         block_on(async {
             let mut client = self.tunnel(to).await?;
             let mut held = Vec::new();
+            // The first one alone: after its answer the server's limits are known and kept.
+            let request = Request::builder()
+                .method(Method::CONNECT)
+                .uri(authority)
+                .body(())?;
+            let (response, stream) = client.send_request(request, false)?;
+            let first = (response.await?, stream);
             for _ in 0..count {
                 let request = Request::builder()
                     .method(Method::CONNECT)
@@ -115,12 +122,13 @@ impl Intruder {
                 };
                 held.push((response, stream));
             }
-            let mut granted = 0;
+            let mut granted = usize::from(first.0.status() == 200);
             let mut open = Vec::new();
             for (response, stream) in held {
-                let answer =
-                    tokio::time::timeout(std::time::Duration::from_secs(10), response).await;
-                if let Ok(Ok(response)) = answer
+                // They are answered in order: after one that waits for its turn, all do.
+                let wait = tokio::time::timeout(std::time::Duration::from_secs(5), response);
+                let Ok(answer) = wait.await else { break };
+                if let Ok(response) = answer
                     && response.status() == 200
                 {
                     granted += 1;

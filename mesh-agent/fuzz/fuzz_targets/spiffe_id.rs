@@ -1,0 +1,4 @@
+//! SPIFFE IDs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent_fuzz::spiffe_id(data));

@@ -1,0 +1,4 @@
+//! The `traceparent` header.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent_fuzz::traceparent(data));
