@@ -1,10 +1,9 @@
 //! Programs that people run, unmodified.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use isthmus_tests::mesh::Pod;
 use isthmus_tests::wait::wait_until;
 
