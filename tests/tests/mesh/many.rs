@@ -24,7 +24,7 @@ fn five_hundred_pods_are_enrolled_at_once() -> Result<()> {
     let pods = make(&node)?;
     let mut file = String::new();
     for pod in &pods {
-        write!(file, "{}---\n", pod.yaml()?)?;
+        writeln!(file, "{}---", pod.yaml()?)?;
     }
     mesh.write("five-hundred", &file)?;
     wait_enrolled(&node)?;
