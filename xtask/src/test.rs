@@ -37,7 +37,7 @@ pub(crate) fn all() -> Result<()> {
     });
     if ready.is_some() {
         tally.tests("privileged tests", privileged().env(build::OBJECT, &object));
-        kernels::phases(&mut tally);
+        kernels::phases(&mut tally, kernels::CORE);
     }
     tally.close()
 }
