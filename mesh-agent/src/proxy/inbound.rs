@@ -64,6 +64,11 @@ pub(super) async fn serve(
 }
 
 async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
+    let Ok(_under_way) = pod.handshakes.try_acquire() else {
+        relay::reset(stream);
+        let detail = "too many handshakes with the pod are under way";
+        return Err(Failure::denied(Reason::TlsHandshake, detail));
+    };
     let credential = pod.credential()?;
     Ok(tls::accept(&credential, stream).await?)
 }
