@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -312,6 +313,29 @@ impl Node {
         .with_context(|| format!("last seen: {last:?}"))
     }
 
+    /// Makes a change to the configuration and waits until the agent has put one in force that
+    /// is newer than before.
+    ///
+    /// # Errors
+    /// Fails when the change does, or when the agent does not follow.
+    pub fn after<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let generation = || -> Result<u64> {
+            let status = self.cli("status")?;
+            status["config"]["generation"]
+                .as_u64()
+                .with_context(|| format!("no generation in {status}"))
+        };
+        let before = generation()?;
+        let done = change()?;
+        until(
+            &format!("{} follows the change", self.name),
+            patience(30),
+            || Ok((generation()? > before).then_some(())),
+            || self.log_tail(),
+        )?;
+        Ok(done)
+    }
+
     /// One answer of the admin server of the agent that was started last, head and body.
     ///
     /// # Errors
@@ -501,9 +525,15 @@ fn agent_binary() -> Result<PathBuf> {
     own_program("mesh-agent")
 }
 
-/// A port of the loopback that was free a moment ago.
+/// A port on a loopback address of its own. Of `127.0.0.1` alone, the kernel may hand out a
+/// port that is free at this moment twice, and one test then asks another's agent.
 fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // 127.0.0.0/16 is left to others; neighbouring processes are 64 addresses apart.
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let host = (std::process::id().wrapping_mul(64).wrapping_add(next)) % 0xfe_0000 + 0x1_0000;
+    let address = Ipv4Addr::from_bits(0x7f00_0000 | host);
+    Ok(TcpListener::bind((address, 0))?.local_addr()?)
 }
 
 /// Removes pins, so that programs detach before the cgroups that they are attached to go.

@@ -257,8 +257,13 @@ impl Pod {
     /// # Errors
     /// Fails when the pod's namespace or cgroup is gone.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        self.command_in(program, &self.netns)
+    }
+
+    /// A command of this pod's cgroup that runs in the namespace of another.
+    fn command_in(&self, program: impl AsRef<std::ffi::OsStr>, netns: &Netns) -> Result<Command> {
         let mut command = Command::new(program);
-        let netns = self.netns.open()?;
+        let netns = netns.open()?;
         let procs = self.cgroup.procs()?;
         // SAFETY: the closure runs between fork and exec. It calls write(2) and setns(2) on
         // descriptors opened beforehand: async-signal-safe, no allocation, no lock.
@@ -291,8 +296,11 @@ impl Pod {
     /// # Errors
     /// Fails when it cannot be started or hangs.
     pub fn traffic(&self, words: &str) -> Result<Finished> {
-        let tool = own_program("traffic")?;
-        let mut command = self.command(tool)?;
+        self.traffic_in(words, &self.netns)
+    }
+
+    fn traffic_in(&self, words: &str, netns: &Netns) -> Result<Finished> {
+        let mut command = self.command_in(own_program("traffic")?, netns)?;
         command.args(words.split_whitespace());
         run(command).with_context(|| format!("`traffic {words}` in {}", self.spec.name))
     }
@@ -302,7 +310,18 @@ impl Pod {
     /// # Errors
     /// Fails when it prints something else.
     pub fn client(&self, words: &str) -> Result<serde_json::Value> {
-        let finished = self.traffic(words)?;
+        self.answer(words, self.traffic(words)?)
+    }
+
+    /// [`Pod::client`] by a process of this pod's cgroup that entered the namespace of another.
+    ///
+    /// # Errors
+    /// Fails when it prints something else.
+    pub fn client_intruding(&self, into: &Self, words: &str) -> Result<serde_json::Value> {
+        self.answer(words, self.traffic_in(words, &into.netns)?)
+    }
+
+    fn answer(&self, words: &str, finished: Finished) -> Result<serde_json::Value> {
         serde_json::from_str(&finished.stdout).with_context(|| {
             format!(
                 "`traffic {words}` in {} ({}) said: {}{}",

@@ -6,6 +6,7 @@
 mod bulk;
 mod client;
 mod flood;
+mod oneway;
 mod raw;
 mod server;
 mod socket;
@@ -36,6 +37,10 @@ enum Command {
     Transfer(bulk::Options),
     /// Keeps one connection open to an `echo` server, and asks at each SIGUSR1
     Talk(talk::Options),
+    /// Sends bytes to a `sink` server, and compares SHA-256
+    Upload(oneway::Upload),
+    /// Receives bytes from a `source` server, and compares SHA-256
+    Download(oneway::Download),
     /// Measures echo latency on one connection to an `echo` server
     Pingpong(client::Pingpong),
     /// Answers UDP datagrams
@@ -51,7 +56,7 @@ enum Command {
     },
     /// Sends one TCP SYN from a raw socket
     RawSyn {
-        /// Where to (IPv4)
+        /// Where to
         to: SocketAddr,
     },
 }
@@ -63,6 +68,8 @@ fn main() -> ExitCode {
         Command::Flood(options) => flood::run(&options),
         Command::Transfer(options) => bulk::run(&options),
         Command::Talk(options) => talk::run(&options),
+        Command::Upload(options) => oneway::upload(&options),
+        Command::Download(options) => oneway::download(&options),
         Command::Pingpong(options) => client::pingpong(&options),
         Command::UdpEcho { listen } => udp::serve(listen),
         Command::Udp { to } => udp::ask(to),
