@@ -83,7 +83,8 @@ fn core_killed_and_started_again() -> Result<()> {
     let pair = Pair::start()?;
     let _echo = pair.server.serve("serve echo")?;
     for node in [&pair.a, &pair.b] {
-        let talk = Talk::open(&pair.client, pair.server.v4(8080))?;
+        ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+        let talk = Talk::open(&pair.client, pair.server.v6(8080))?;
         let capture = pair.mesh.capture()?;
         node.kill9()?;
         talk.end()?;
@@ -103,6 +104,13 @@ fn core_killed_and_started_again() -> Result<()> {
         pair.wait_enrolled()?;
         ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
     }
+    // Tunnels without a stream broke too. That is nobody's connection.
+    let lines = pair.b.access_log()?;
+    let strange: Vec<_> = lines
+        .iter()
+        .filter(|line| line["reason"] == "BAD_REQUEST")
+        .collect();
+    ensure!(strange.is_empty(), "{strange:#?}");
     Ok(())
 }
 
