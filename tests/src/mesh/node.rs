@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -80,19 +81,40 @@ impl Node {
         Pod::create(self.world.clone(), spec, Some(&self.name))
     }
 
-    /// Gives the node a copy of the configuration as it is now, which nothing updates: a node
-    /// that is cut off from the source of truth. For agents that are started after this.
+    /// Gives the node a copy of the configuration as it is now, which only
+    /// [`Node::update_configuration`] updates: a node that is cut off from the source of truth. For agents that are started after this.
     ///
     /// # Errors
     /// Fails when the disk does.
     pub fn freeze_configuration(&mut self) -> Result<()> {
-        let frozen = self.folder.join("frozen");
-        fs::create_dir(&frozen)?;
-        for entry in fs::read_dir(self.world.config())? {
-            let entry = entry?;
-            fs::copy(entry.path(), frozen.join(entry.file_name()))?;
+        self.config = self.folder.join("frozen");
+        fs::create_dir(&self.config)?;
+        self.update_configuration()
+    }
+
+    /// Brings the copy that [`Node::freeze_configuration`] made up to date.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn update_configuration(&self) -> Result<()> {
+        let wanted = self.world.config();
+        ensure!(
+            self.config != wanted,
+            "{} has no copy of its own",
+            self.name
+        );
+        for entry in fs::read_dir(&wanted)? {
+            let name = entry?.file_name();
+            let hidden = self.config.join(format!(".{}", name.display()));
+            fs::copy(wanted.join(&name), &hidden)?;
+            fs::rename(hidden, self.config.join(name))?;
         }
-        self.config = frozen;
+        for entry in fs::read_dir(&self.config)? {
+            let name = entry?.file_name();
+            if !wanted.join(&name).exists() {
+                fs::remove_file(self.config.join(name))?;
+            }
+        }
         Ok(())
     }
 
@@ -503,9 +525,15 @@ fn agent_binary() -> Result<PathBuf> {
     own_program("mesh-agent")
 }
 
-/// A port of the loopback that was free a moment ago.
+/// A port on a loopback address of its own. Of `127.0.0.1` alone, the kernel may hand out a
+/// port that is free at this moment twice, and one test then asks another's agent.
 fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // 127.0.0.0/16 is left to others; neighbouring processes are 64 addresses apart.
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let host = (std::process::id().wrapping_mul(64).wrapping_add(next)) % 0xfe_0000 + 0x1_0000;
+    let address = Ipv4Addr::from_bits(0x7f00_0000 | host);
+    Ok(TcpListener::bind((address, 0))?.local_addr()?)
 }
 
 /// Removes pins, so that programs detach before the cgroups that they are attached to go.

@@ -26,6 +26,7 @@ pub struct PodSpec {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) service_account: String,
+    pub(super) labels: Vec<(String, String)>,
     addresses: Option<Vec<IpAddr>>,
     families: Families,
     configured: bool,
@@ -45,6 +46,7 @@ impl PodSpec {
             name: name.to_owned(),
             namespace: "default".to_owned(),
             service_account: name.to_owned(),
+            labels: vec![("app".to_owned(), name.to_owned())],
             addresses: None,
             families: Families::Both,
             configured: true,
@@ -62,6 +64,13 @@ impl PodSpec {
     #[must_use]
     pub fn service_account(mut self, account: &str) -> Self {
         account.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// With one more label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -141,6 +150,15 @@ impl Pod {
         self.world.write(&self.file(), &yaml)?;
         self.configured = true;
         Ok(())
+    }
+
+    /// Describes the pod otherwise from now on: writes it anew, with its name as it was.
+    ///
+    /// # Errors
+    /// As [`Pod::configure`].
+    pub fn reconfigure(&mut self, change: impl FnOnce(PodSpec) -> PodSpec) -> Result<()> {
+        self.spec = change(self.spec.clone());
+        self.configure()
     }
 
     /// Takes the pod out of the folder of configuration, and leaves it running.

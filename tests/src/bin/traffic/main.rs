@@ -6,9 +6,11 @@
 mod bulk;
 mod client;
 mod flood;
+mod oneway;
 mod raw;
 mod server;
 mod socket;
+mod talk;
 mod udp;
 
 use std::net::SocketAddr;
@@ -33,6 +35,12 @@ enum Command {
     Flood(flood::Options),
     /// Sends bytes both ways at once to a `transfer` server, and compares SHA-256
     Transfer(bulk::Options),
+    /// Keeps one connection open to an `echo` server, and asks at each SIGUSR1
+    Talk(talk::Options),
+    /// Sends bytes to a `sink` server, and compares SHA-256
+    Upload(oneway::Upload),
+    /// Receives bytes from a `source` server, and compares SHA-256
+    Download(oneway::Download),
     /// Measures echo latency on one connection to an `echo` server
     Pingpong(client::Pingpong),
     /// Answers UDP datagrams
@@ -59,6 +67,9 @@ fn main() -> ExitCode {
         Command::Connect(options) => client::run(&options),
         Command::Flood(options) => flood::run(&options),
         Command::Transfer(options) => bulk::run(&options),
+        Command::Talk(options) => talk::run(&options),
+        Command::Upload(options) => oneway::upload(&options),
+        Command::Download(options) => oneway::download(&options),
         Command::Pingpong(options) => client::pingpong(&options),
         Command::UdpEcho { listen } => udp::serve(listen),
         Command::Udp { to } => udp::ask(to),

@@ -5,8 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use aws_lc_rs::digest;
 
+use crate::oneway::{self, Told};
 use crate::{bulk, socket};
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,11 @@ enum Manner {
         name: String,
     },
     /// Reads to the end, then tells how many bytes came and their SHA-256
-    Sink,
+    Sink {
+        /// Print `accepted`, and read only when told by SIGUSR1; SIGUSR2: reset instead
+        #[arg(long)]
+        stall: bool,
+    },
     /// Sends this many bytes and closes
     Source {
         /// How many
@@ -48,6 +52,7 @@ enum Manner {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    oneway::await_signals()?;
     let listener = socket::listen(options.listen, options.mptcp)?;
     println!("ready");
     let held = Arc::new(Mutex::new(Vec::new()));
@@ -90,21 +95,16 @@ fn serve(
             // The client closes first, so that it is the one to remember the connection.
             io::copy(&mut stream, &mut io::sink())?;
         }
-        Manner::Sink => {
-            let mut hash = digest::Context::new(&digest::SHA256);
-            let mut buffer = vec![0; 128 * 1024];
-            let mut count = 0;
-            loop {
-                let read = stream.read(&mut buffer)?;
-                if read == 0 {
-                    break;
+        Manner::Sink { stall } => {
+            if *stall {
+                println!("accepted {from}");
+                if oneway::told()? == Told::Reset {
+                    return socket::reset_on_close(&stream);
                 }
-                hash.update(&buffer[..read]);
-                count += read;
             }
-            let line = format!("{count} {}\n", bulk::hex(hash.finish().as_ref()));
-            stream.write_all(line.as_bytes())?;
-            print!("{line}");
+            let (count, digest) = oneway::drain(&mut stream)?;
+            stream.write_all(format!("{count} {digest}\n").as_bytes())?;
+            println!("{count} {digest}");
         }
         Manner::Source { bytes } => bulk::send_pattern(&mut stream, *bytes).map(drop)?,
         Manner::Hold => {

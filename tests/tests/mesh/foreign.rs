@@ -1,0 +1,85 @@
+//! Certificates as the mesh's own authority would never issue them, signed by its key or by
+//! another's.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use isthmus_tests::mesh::Mesh;
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
+};
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::sign::CertifiedKey;
+
+/// Somebody who signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// The mesh's own, whose key only root can read.
+    pub(crate) fn of_the_mesh(mesh: &Mesh) -> Result<Self> {
+        let read = |file: &str| {
+            let path = mesh.state().join(file);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        let key = KeyPair::from_pem(&read("ca-key.pem")?)?;
+        let issuer = Issuer::from_ca_cert_pem(&read("ca-cert.pem")?, key)?;
+        Ok(Self { issuer })
+    }
+
+    /// Another, which the mesh has never heard of.
+    pub(crate) fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Ok(Self {
+            issuer: Issuer::new(params, KeyPair::generate()?),
+        })
+    }
+
+    /// A certificate for these URIs, valid now.
+    pub(crate) fn leaf(&self, uris: &[&str]) -> Result<CertifiedKey> {
+        self.sign(&params(uris)?)
+    }
+
+    /// A certificate whose time is over.
+    pub(crate) fn expired(&self, uri: &str) -> Result<CertifiedKey> {
+        let mut params = params(&[uri])?;
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2001, 1, 2);
+        self.sign(&params)
+    }
+
+    /// A certificate and its key as one PEM file.
+    pub(crate) fn pem_leaf(&self, uri: &str) -> Result<String> {
+        let key = KeyPair::generate()?;
+        let certificate = params(&[uri])?.signed_by(&key, &self.issuer)?;
+        Ok(certificate.pem() + &key.serialize_pem())
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Result<CertifiedKey> {
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
+        Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+    }
+}
+
+fn params(uris: &[&str]) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    for uri in uris {
+        params
+            .subject_alt_names
+            .push(SanType::URI((*uri).try_into()?));
+    }
+    Ok(params)
+}
