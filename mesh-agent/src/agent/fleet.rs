@@ -2,6 +2,8 @@
 //! after them. One task at a time changes the fleet; anyone may read it.
 
 mod enrol;
+mod leave;
+mod mode;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +14,9 @@ use super::Options;
 use super::plan::{Plan, plan};
 use crate::config::{Loaded, Problem};
 use crate::identity::SvidStore;
-use crate::intercept::KernelPod;
 use crate::model::{MtlsMode, Workload, World};
 use crate::netns::NetnsThread;
-use crate::observe::Reason;
-use crate::proxy::{Generation, Pod, Shared, Workers, is_inbound_plaintext};
+use crate::proxy::{Generation, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
 
@@ -275,137 +275,6 @@ impl Fleet {
             Ok(credential) => pod.certify(credential),
             Err(error) => tracing::error!(pod = %workload.uid, %error,
                 "no certificate: the pod's connections are refused"),
-        }
-    }
-
-    async fn release(&self, uid: &str) {
-        let Some(pod) = self.lock().enrolled.remove(uid) else {
-            return;
-        };
-        let workload = pod.workload();
-        let alive = workload
-            .local
-            .as_ref()
-            .is_some_and(|at| pod.netns().is_at(&at.netns));
-        if let Err(error) = self.shared.interceptor.release(pod.netns().cookie()) {
-            tracing::error!(pod = %uid, %error, "the kernel did not let go of the pod");
-        }
-        self.enroller.claims.give_up(pod.netns().cookie(), uid);
-        if alive {
-            pod.release();
-        } else {
-            pod.gone();
-            let labels = pod.labels();
-            self.shared.observer.cut(Reason::PodReleased, |connection| {
-                Arc::ptr_eq(connection.pod(), &labels)
-            });
-        }
-        self.workers.forget(&pod, !alive).await;
-        tracing::info!(pod = %uid, alive, "released");
-    }
-
-    /// Brings the kernel's flags and the running connections in line with the
-    /// mesh-wide mode.
-    async fn change_mode(&self, before: &World, after: &World) {
-        let (before, mode) = (before.mesh().inbound_mode, after.mesh().inbound_mode);
-        if before == mode {
-            return;
-        }
-        let strict = mode == MtlsMode::Strict;
-        for (uid, pod) in self.pods() {
-            let set = self
-                .shared
-                .interceptor
-                .set_strict(pod.netns().cookie(), strict);
-            if let Err(error) = set {
-                tracing::error!(pod = %uid, %error, "the kernel did not take the pod's mode");
-            }
-            if strict {
-                self.reset_plaintext(&pod).await;
-            }
-        }
-        if strict {
-            let cut = self
-                .shared
-                .observer
-                .cut(Reason::PolicyChanged, is_inbound_plaintext);
-            tracing::info!(
-                connections = cut,
-                "plaintext connections cut: the mesh is STRICT now"
-            );
-        }
-    }
-
-    async fn reset_plaintext(&self, pod: &Pod) {
-        let uid = pod.workload().uid.clone();
-        match self.enroller.reset_plaintext(pod).await {
-            Ok(reset) => {
-                self.lock().reset += reset.len() as u64;
-                for connection in reset {
-                    tracing::warn!(pod = %uid, local = %connection.local, remote = %connection.remote,
-                        "plaintext connection reset: it was older than the pod's STRICT mode");
-                }
-            }
-            Err(error) => tracing::error!(pod = %uid, %error,
-                "plaintext connections cannot be reset; the guard drops their packets"),
-        }
-    }
-
-    /// Has the kernel let go of the pods that an earlier agent enrolled and that are
-    /// gone, so that their addresses and cgroups are free for others.
-    fn release_dead(&self) {
-        self.release_from_kernel(|pod| pod.lookup.as_ref().is_some_and(|link| !link.attached));
-    }
-
-    /// Has the kernel let go of what an earlier agent enrolled and no configuration
-    /// names any more. While the configuration is not complete its absence proves
-    /// nothing, and a pod that is wanted but cannot be found may be this one: it stays
-    /// guarded then, and without a listener its traffic is refused.
-    fn release_leftovers(&self, complete: bool) {
-        let unknown = self
-            .lock()
-            .pending
-            .values()
-            .any(|refused| refused.netns.is_none());
-        let wanted: Vec<_> = self
-            .lock()
-            .pending
-            .values()
-            .filter_map(|it| it.netns)
-            .collect();
-        self.release_from_kernel(|pod| {
-            let release = complete && !unknown && !wanted.contains(&pod.netns);
-            if !release {
-                tracing::warn!(
-                    netns = pod.netns.0,
-                    complete,
-                    "a pod of an earlier agent is not found in the configuration: it stays refused"
-                );
-            }
-            release
-        });
-    }
-
-    /// Has the kernel let go of the pods that this agent has not enrolled and that
-    /// `which` picks.
-    fn release_from_kernel(&self, which: impl Fn(&KernelPod) -> bool) {
-        let kernel = match self.shared.interceptor.kernel_pods() {
-            Ok(kernel) => kernel,
-            Err(error) => return tracing::error!(%error, "cannot read the enrolled pods"),
-        };
-        let ours: Vec<_> = self
-            .pods()
-            .iter()
-            .map(|(_, pod)| pod.netns().cookie())
-            .collect();
-        let others = kernel.iter().filter(|pod| !ours.contains(&pod.netns));
-        for pod in others.filter(|pod| which(pod)) {
-            match self.shared.interceptor.release(pod.netns) {
-                Ok(()) => tracing::info!(netns = pod.netns.0, "a pod of an earlier agent released"),
-                Err(error) => {
-                    tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
-                }
-            }
         }
     }
 }
