@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use isthmus_tests::mesh::{Mesh, Mtls, Node, Pod, PodSpec};
-use isthmus_tests::wait::{patience, until};
+use isthmus_tests::wait::{patience, until, wait_until};
 
 const PODS: usize = 500;
 
@@ -32,14 +32,10 @@ fn five_hundred_pods_are_enrolled_at_once() -> Result<()> {
 
     let _server = server.serve("serve banner blue")?;
     all_reach(&node, &pods, &server)?;
-    let seen: BTreeSet<String> = other
-        .access_log()?
-        .iter()
-        .filter(|line| line["outcome"] == "ok")
-        .filter_map(|line| Some(line["source_identity"].as_str()?.to_owned()))
-        .collect();
     let wanted: BTreeSet<String> = pods.iter().map(Pod::identity).collect();
-    ensure!(seen == wanted, "{} identities were seen", seen.len());
+    wait_until("each identity was seen by the server's agent", || {
+        identities(&other).is_ok_and(|seen| seen == wanted)
+    })?;
 
     node.kill9()?;
     node.launch()?;
@@ -66,6 +62,15 @@ fn five_hundred_pods_are_enrolled_at_once() -> Result<()> {
     );
     wait_enrolled(&node)?;
     all_reach(&node, &pods, &server)
+}
+
+/// Who got through to this node's pods.
+fn identities(node: &Node) -> Result<BTreeSet<String>> {
+    let lines = node.access_log()?.into_iter();
+    Ok(lines
+        .filter(|line| line["outcome"] == "ok")
+        .filter_map(|line| Some(line["source_identity"].as_str()?.to_owned()))
+        .collect())
 }
 
 /// Pods that no configuration names yet, made by several threads. Without IPv6: one bridge
