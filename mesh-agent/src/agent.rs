@@ -29,7 +29,6 @@ use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::config::{FolderSource, Loaded};
 use crate::identity::{EmbeddedCa, SvidStore};
 use crate::intercept::{self, Interceptor};
-use crate::model::World;
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
@@ -124,12 +123,11 @@ pub async fn run(
     let first = source.changed().await;
     let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
     let svids = SvidStore::new(Arc::new(authority));
-    let nothing = Generation {
-        number: 0,
-        world: Arc::new(World::default()),
-        complete: false,
-    };
-    let shared = Shared::new(Arc::clone(&interceptor), Arc::clone(&observer), nothing);
+    let shared = Shared::new(
+        Arc::clone(&interceptor),
+        Arc::clone(&observer),
+        Generation::nothing(),
+    );
     let workers = Workers::start(options.workers.get(), &shared)?;
     let thread = NetnsThread::start().map_err(Error::Start)?;
     let fleet = Fleet::new(

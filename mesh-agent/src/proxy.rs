@@ -19,14 +19,16 @@ mod route;
 mod tunnels;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::intercept::Interceptor;
-use crate::model::World;
+use crate::model::{Workload, World};
 use crate::observe::Observer;
 
 pub use plaintext::is_inbound_plaintext;
@@ -43,6 +45,57 @@ pub struct Generation {
     pub world: Arc<World>,
     /// Whether the configuration was read in full; see [`crate::policy::outbound`].
     pub complete: bool,
+    /// Workloads that came into the mesh lately, by uid, and since when this node
+    /// knows: their own node may not have enrolled them yet.
+    pub joining: HashMap<Arc<str>, Instant>,
+}
+
+/// How long a workload counts as joining: well above the time in which a node that
+/// reads the same change enrols it.
+const JOINING: Duration = Duration::from_secs(3);
+
+impl Generation {
+    /// What every agent starts from: nothing is known, and so nothing is outside the mesh.
+    pub fn nothing() -> Self {
+        let (world, joining) = (Arc::new(World::default()), HashMap::new());
+        Self {
+            number: 0,
+            world,
+            complete: false,
+            joining,
+        }
+    }
+
+    /// The generation that follows this one.
+    pub fn next(&self, world: Arc<World>, complete: bool) -> Self {
+        let now = Instant::now();
+        let was_meshed = |uid: &str| self.world.workload(uid).is_some_and(|was| was.meshed);
+        let mut joining = HashMap::new();
+        // At the start everything is new here, and most of it is not elsewhere.
+        for workload in world.workloads().filter(|_| self.number > 0) {
+            let since = match was_meshed(&workload.uid) {
+                true => self.joining.get(&workload.uid).copied(),
+                false => workload.meshed.then_some(now),
+            };
+            if let Some(since) = since.filter(|since| now - *since < JOINING) {
+                joining.insert(Arc::clone(&workload.uid), since);
+            }
+        }
+        Self {
+            number: self.number + 1,
+            world,
+            complete,
+            joining,
+        }
+    }
+
+    /// Whether the workload came into the mesh so lately that its node may still be
+    /// enrolling it.
+    pub fn is_joining(&self, workload: &Workload) -> bool {
+        self.joining
+            .get(&workload.uid)
+            .is_some_and(|since| since.elapsed() < JOINING)
+    }
 }
 
 /// What all workers share. Nothing in it is locked on the way of a connection.
@@ -73,5 +126,45 @@ impl Shared {
             draining: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::read_objects;
+    use crate::model::build;
+
+    fn world(meshed: bool) -> Arc<World> {
+        let label = if meshed { "enabled" } else { "disabled" };
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: shop, labels: \
+             {{isthmus.dev/mesh: {label}}}}}, spec: {{nodeName: there}}, status: \
+             {{podIPs: [{{ip: 10.0.0.1}}]}}}}"
+        );
+        let objects = read_objects(Path::new("world.yaml"), &text).unwrap();
+        Arc::new(build([&objects], "here", None).world)
+    }
+
+    #[test]
+    fn only_who_came_into_the_mesh_since_the_start_is_joining() {
+        let joining = |generation: &Generation| {
+            let web = generation.world.workload("shop/web").unwrap();
+            generation.is_joining(web)
+        };
+        let first = Generation::nothing().next(world(true), true);
+        assert!(
+            !joining(&first),
+            "it was in the mesh when this agent started"
+        );
+        let out = first.next(world(false), true);
+        assert!(!joining(&out));
+        let back = out.next(world(true), true);
+        assert!(joining(&back));
+        let later = back.next(world(true), true);
+        assert!(joining(&later), "another change does not end it");
+        assert_eq!(later.joining, back.joining);
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{Loaded, Problem};
 use crate::identity::SvidStore;
 use crate::model::{MtlsMode, Workload, World};
 use crate::netns::NetnsThread;
-use crate::proxy::{Generation, Pod, Shared, Workers};
+use crate::proxy::{Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
 
@@ -78,12 +78,8 @@ impl Fleet {
             tracing::warn!(target: "config", %problem, "configuration");
         }
         let before = self.shared.generation.load_full();
-        let number = before.number + 1;
-        let generation = Generation {
-            number,
-            world: Arc::clone(&world),
-            complete,
-        };
+        let generation = before.next(Arc::clone(&world), complete);
+        let number = generation.number;
         self.shared.generation.store(Arc::new(generation));
         self.lock().problems = problems;
         self.change_mode(&before.world, &world).await;

@@ -14,6 +14,7 @@ use crate::tls::HandshakeFailure;
 pub(super) struct Failure {
     outcome: Outcome,
     detail: Option<String>,
+    after_handshake: bool,
 }
 
 impl Failure {
@@ -21,6 +22,7 @@ impl Failure {
         Self {
             outcome: Outcome::Denied(reason),
             detail: Some(detail.to_string()),
+            after_handshake: false,
         }
     }
 
@@ -28,6 +30,7 @@ impl Failure {
         Self {
             outcome: Outcome::Failed(reason),
             detail: Some(detail.to_string()),
+            after_handshake: false,
         }
     }
 
@@ -36,6 +39,7 @@ impl Failure {
         Self {
             outcome: Outcome::Failed(reason),
             detail: None,
+            after_handshake: false,
         }
     }
 
@@ -44,7 +48,26 @@ impl Failure {
         Self {
             outcome: cut(record),
             detail: None,
+            after_handshake: false,
         }
+    }
+
+    /// The destination had proved its identity when this happened.
+    pub(super) fn after_handshake(self) -> Self {
+        Self {
+            after_handshake: true,
+            ..self
+        }
+    }
+
+    /// Whether the destination had proved its identity when this happened.
+    pub(super) fn came_after_handshake(&self) -> bool {
+        self.after_handshake
+    }
+
+    /// Whether nothing listened where the destination's agent should.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed(Reason::UpstreamRefused))
     }
 
     /// Whether another endpoint of the same service may do better.

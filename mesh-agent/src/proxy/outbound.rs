@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -20,6 +21,9 @@ use crate::tls::Session;
 
 /// Endpoints of a service that are tried before the application is told.
 const ATTEMPTS: usize = 3;
+
+/// Pause before a workload that is joining the mesh is dialled again.
+const JOINING_RETRY: Duration = Duration::from_millis(50);
 
 /// The way onward, once it stands.
 enum Upstream {
@@ -118,13 +122,28 @@ async fn attempt(
     match policy::outbound(target, generation.complete)? {
         OutboundPermit::Tunnel(permit) => {
             let request = request(pod, to, source);
-            let stream = worker.tunnels.open(pod, &permit, &request).await?;
-            if let Some(&Session { version, suite, .. }) = stream.session() {
-                record.set_security(Security::MutualTls { version, suite });
-            }
-            if let Some(workload) = &candidate.workload {
+            let workload = candidate.workload.as_ref();
+            let joining = || workload.is_some_and(|workload| generation.is_joining(workload));
+            let opened = loop {
+                match worker.tunnels.open(pod, &permit, &request).await {
+                    Err(failure) if failure.is_refused() && joining() => {
+                        // Its node reads the same change as we do, and tells nobody when it is done.
+                        tokio::time::sleep(JOINING_RETRY).await;
+                    }
+                    settled => break settled,
+                }
+            };
+            if opened
+                .as_ref()
+                .map_or_else(Failure::came_after_handshake, |_| true)
+                && let Some(workload) = workload
+            {
                 let peer = worker.labels.workload(workload);
                 record.set_peer_identity(Arc::clone(&peer.identity));
+            }
+            let stream = opened?;
+            if let Some(&Session { version, suite, .. }) = stream.session() {
+                record.set_security(Security::MutualTls { version, suite });
             }
             Ok(Upstream::Tunnel(stream))
         }

@@ -94,5 +94,11 @@ fn failure(error: PoolError<TunnelError>) -> Failure {
             Reason::TunnelLost
         }
     };
-    Failure::failed(reason, error)
+    let opened = matches!(error, PoolError::Open(_));
+    let failure = Failure::failed(reason, error);
+    if opened {
+        failure.after_handshake()
+    } else {
+        failure
+    }
 }
