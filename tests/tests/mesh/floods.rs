@@ -96,9 +96,10 @@ fn thousands_of_streams_at_once_are_bounded() -> Result<()> {
                 raw.queue(HEADERS, END_HEADERS, 2 * n + 1, &block);
             })
             .await?;
-        // Only with the tunnel still up would the streams' cost show.
         ensure!(sent > 128, "the tunnel ended after {sent} streams");
-        Ok(())
+        // Only while the tunnel is up does what its streams cost show.
+        raw.read_answers(sent).await?;
+        ensure_bounded(&target.node, before)
     })?;
     let dialled = hold.stdout().matches("accepted").count();
     ensure!(
@@ -203,6 +204,7 @@ fn carried(node: &Node) -> Result<u64> {
 struct Raw {
     tls: TlsStream<TcpStream>,
     queued: Vec<u8>,
+    answers: Answers,
 }
 
 impl Raw {
@@ -210,6 +212,7 @@ impl Raw {
         let mut raw = Self {
             tls,
             queued: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            answers: Answers::default(),
         };
         raw.queue(SETTINGS, 0, 0, &[]);
         raw.tls.write_all(&std::mem::take(&mut raw.queued)).await?;
@@ -227,7 +230,6 @@ impl Raw {
     /// Sends what `make` queues, up to `count` times, until the server ends the connection or
     /// says GOAWAY; gives how often that was. Reads along, so that it is not we who block.
     async fn flood(&mut self, count: u32, make: impl Fn(&mut Self, u32)) -> Result<u32> {
-        let mut answers = Answers::default();
         for n in 0..count {
             make(self, n);
             if self.queued.len() < 16 * 1024 && n + 1 < count {
@@ -243,7 +245,7 @@ impl Raw {
                     biased;
                     got = read.read(&mut buffer) => match got {
                         Ok(0) | Err(_) => return Ok(n),
-                        Ok(length) => if answers.has_goaway(&buffer[..length]) { return Ok(n) },
+                        Ok(length) => if self.answers.take(&buffer[..length]) { return Ok(n) },
                     },
                     sent = &mut send => match sent {
                         Ok(()) => break,
@@ -254,24 +256,43 @@ impl Raw {
         }
         Ok(count)
     }
+
+    /// Reads until so many streams were answered or refused, or the server ends the tunnel.
+    async fn read_answers(&mut self, count: u32) -> Result<()> {
+        let mut buffer = vec![0; 16 * 1024];
+        while self.answers.streams < count {
+            match self.tls.read(&mut buffer).await {
+                Ok(length @ 1..) if !self.answers.take(&buffer[..length]) => {}
+                _ => break,
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The frames that the server sends, as far as they tell of its GOAWAY.
+/// The frames that the server sends, as far as they tell what it made of ours.
 #[derive(Default)]
-struct Answers(Vec<u8>);
+struct Answers {
+    partial: Vec<u8>,
+    /// Streams that got HEADERS or RST_STREAM.
+    streams: u32,
+}
 
 impl Answers {
-    fn has_goaway(&mut self, bytes: &[u8]) -> bool {
-        self.0.extend_from_slice(bytes);
-        while let Some((head, _)) = self.0.split_at_checked(9) {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            if head[3] == GOAWAY {
-                return true;
-            }
-            if self.0.len() < 9 + length {
+    /// Takes the next bytes; true when there is a GOAWAY among them.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        self.partial.extend_from_slice(bytes);
+        while let Some((head, _)) = self.partial.split_at_checked(9) {
+            let (length, kind) = (u32::from_be_bytes([0, head[0], head[1], head[2]]), head[3]);
+            let Some((_, rest)) = self.partial.split_at_checked(9 + length as usize) else {
                 return false;
+            };
+            self.partial = rest.to_vec();
+            match kind {
+                GOAWAY => return true,
+                HEADERS | RST_STREAM => self.streams += 1,
+                _ => {}
             }
-            self.0.drain(..9 + length);
         }
         false
     }
