@@ -21,7 +21,7 @@ mod traceparent;
 pub use baggage::{Baggage, BaggageFields, WorkloadKind};
 pub use client::{OpenError, TunnelClient};
 pub use forwarded::{format_forwarded, parse_forwarded};
-pub use pool::{Cut, Pool, PoolError, PoolSettings, PoolStats};
+pub use pool::{Connected, Cut, Pool, PoolError, PoolSettings, PoolStats};
 pub use request::{ConnectRequest, Malformed};
 pub use server::{Incoming, Refusal, TunnelServer};
 pub use settings::TunnelSettings;

@@ -77,3 +77,8 @@ fn spiffe_id() {
 fn tunnel_server() {
     run("tunnel_server", bodies::tunnel_server);
 }
+
+#[test]
+fn leaf_certificate() {
+    run("leaf_certificate", bodies::leaf_certificate);
+}

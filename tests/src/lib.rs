@@ -14,4 +14,5 @@ pub mod netns;
 pub mod process;
 pub mod report;
 pub mod supervisor;
+pub mod traffic;
 pub mod wait;

@@ -159,9 +159,17 @@ impl Process {
     /// # Errors
     /// Fails when it does not come; the program is then killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.wait_at_most(300)
+    }
+
+    /// As [`Process::wait`], at most so many seconds.
+    ///
+    /// # Errors
+    /// Fails when the end does not come; the program is then killed.
+    pub fn wait_at_most(&mut self, seconds: u64) -> Result<ExitStatus> {
         // Its outputs close when it ends; that is the event to await. A child that it left
         // behind may hold them open, so the end itself is asked for too.
-        let deadline = Instant::now() + patience(300);
+        let deadline = Instant::now() + patience(seconds);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 self.output.drain();

@@ -19,10 +19,24 @@ pub fn note(headline: &str, text: &str) {
     }
     let lines: Vec<_> = text.lines().collect();
     let shown = &lines[lines.len().saturating_sub(60)..];
+    let shown: Vec<_> = shown.iter().map(|line| shortened(line)).collect();
     eprintln!(
         "--- {headline} ({} lines, the last {})\n{}",
         lines.len(),
         shown.len(),
         shown.join("\n")
     );
+}
+
+/// A listing of hundreds of pods is one line, and says nothing by its middle.
+fn shortened(line: &str) -> String {
+    const END: usize = 2000;
+    if line.len() <= 2 * END {
+        return line.to_owned();
+    }
+    let (head, tail) = (
+        line.floor_char_boundary(END),
+        line.ceil_char_boundary(line.len() - END),
+    );
+    format!("{} [...] {}", &line[..head], &line[tail..])
 }

@@ -16,26 +16,29 @@ const KERNELS: [(&str, &str); 2] = [
     ("Linux 6.12", "linux-image-6.12-cloud-amd64"),
 ];
 
+/// What names of tests begin with that must hold on every kernel.
+pub(crate) const CORE: &str = "core_";
+
 /// The command on its own: builds first.
-pub(crate) fn command() -> Result<()> {
+pub(crate) fn command(name: &str) -> Result<()> {
     crate::require_root()?;
     build::everything(false)?;
     let mut tally = Tally::default();
-    phases(&mut tally);
+    phases(&mut tally, name);
     tally.close()
 }
 
 /// One phase a kernel; the programs must be built.
-pub(crate) fn phases(tally: &mut Tally) {
+pub(crate) fn phases(tally: &mut Tally, tests: &str) {
     for (name, package) in KERNELS {
-        tally.counting(name, |counted| run(package, counted));
+        tally.counting(name, |counted| run(package, tests, counted));
     }
 }
 
-fn run(package: &str, counted: &mut Counted) -> Result<()> {
+fn run(package: &str, tests: &str, counted: &mut Counted) -> Result<()> {
     apt::ensure_all("other kernels", apt::KERNEL_TOOLS)?;
     let kernel = image::kernel(package)?;
-    let root = image::root(&kernel, &test_binary()?)?;
+    let root = image::root(&kernel, &test_binary()?, tests)?;
     boot::boot(&kernel, &root, counted)
 }
 

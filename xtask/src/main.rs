@@ -51,7 +51,11 @@ enum Task {
         name: Option<String>,
     },
     /// Run the core of the privileged tests on real Linux 6.1 and 6.12, under emulation
-    Kernels,
+    Kernels {
+        /// Run only tests whose names contain this
+        #[arg(default_value = kernels::CORE)]
+        name: String,
+    },
     /// First figures: throughput, latency and connections per second, against plain TCP
     Bench,
 }
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, clean } => demo::run(keep, clean),
         Task::Test { name: Some(name) } => test::one(&name),
         Task::Test { name: None } => test::all(),
-        Task::Kernels => kernels::command(),
+        Task::Kernels { name } => kernels::command(&name),
         Task::Bench => bench::run(),
     };
     match result {

@@ -26,7 +26,8 @@ pub(crate) fn all() -> Result<()> {
     }
     tally.tests(
         "unit tests",
-        with_object(build::cargo("test --no-fail-fast")),
+        // Root is here: the few unit tests that need it are not left out.
+        with_object(build::cargo("test --no-fail-fast")).words("-- --include-ignored"),
     );
     let Some(object) = object else {
         return tally.close();
@@ -37,7 +38,7 @@ pub(crate) fn all() -> Result<()> {
     });
     if ready.is_some() {
         tally.tests("privileged tests", privileged().env(build::OBJECT, &object));
-        kernels::phases(&mut tally);
+        kernels::phases(&mut tally, kernels::CORE);
     }
     tally.close()
 }

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use mesh_agent::hbone::{
     ConnectRequest, Refusal, TraceParent, TunnelSettings, format_forwarded, parse_forwarded, server,
 };
-use mesh_agent::identity::SpiffeId;
+use mesh_agent::identity::{SpiffeId, leaf_identity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Lines: method, URI, then headers. What is taken is in canonical form and
@@ -146,4 +146,12 @@ async fn serve(io: tokio::io::DuplexStream, len: usize) {
     }
     // A request is a frame at least.
     assert!(asked <= len / 9);
+}
+
+/// A peer's leaf certificate, in DER. Whatever identity is read from it can be
+/// written and read again.
+pub fn leaf_certificate(data: &[u8]) {
+    if let Ok(id) = leaf_identity(data) {
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
 }

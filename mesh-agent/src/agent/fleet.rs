@@ -12,13 +12,13 @@ use super::Options;
 use super::plan::{Plan, plan};
 use crate::config::{Loaded, Problem};
 use crate::identity::SvidStore;
-use crate::intercept::NetnsCookie;
+use crate::intercept::KernelPod;
 use crate::model::{MtlsMode, Workload, World};
 use crate::netns::NetnsThread;
 use crate::observe::Reason;
 use crate::proxy::{Generation, Pod, Shared, Workers, is_inbound_plaintext};
 
-use enrol::{Claims, Enroller};
+use enrol::{Claims, Enroller, Refused};
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -36,7 +36,7 @@ pub(super) struct Fleet {
 struct State {
     enrolled: HashMap<Arc<str>, Arc<Pod>>,
     /// Pods that should be enrolled and could not be, with the reasons.
-    pending: HashMap<Arc<str>, Vec<Problem>>,
+    pending: HashMap<Arc<str>, Refused>,
     /// Faults of the configuration in force.
     problems: Vec<Problem>,
     /// Connections that enrolment under STRICT reset.
@@ -104,6 +104,7 @@ impl Fleet {
         self.lock()
             .pending
             .retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
+        self.release_dead();
         self.enrol(enrol, &world).await;
         self.release_leftovers(complete);
         let (enrolled, released, described) = counts;
@@ -172,7 +173,9 @@ impl Fleet {
 
     /// What keeps a pod out of the mesh.
     pub(super) fn pending(&self, uid: &str) -> Vec<Problem> {
-        self.lock().pending.get(uid).cloned().unwrap_or_default()
+        let state = self.lock();
+        let refused = state.pending.get(uid);
+        refused.map_or_else(Vec::new, |refused| refused.problems.clone())
     }
 
     /// Every fault that stands now: the configuration's, then the pods'.
@@ -180,7 +183,9 @@ impl Fleet {
         let state = self.lock();
         let mut pending: Vec<_> = state.pending.iter().collect();
         pending.sort_by_key(|(uid, _)| Arc::clone(uid));
-        let pending = pending.into_iter().flat_map(|(_, problems)| problems);
+        let pending = pending
+            .into_iter()
+            .flat_map(|(_, refused)| &refused.problems);
         state.problems.iter().chain(pending).cloned().collect()
     }
 
@@ -227,7 +232,7 @@ impl Fleet {
             match running.join_next().await {
                 None => return,
                 Some(Ok((uid, Ok(pod)))) => self.enrolled(uid, pod, strict).await,
-                Some(Ok((uid, Err(problems)))) => self.refused(uid, problems),
+                Some(Ok((uid, Err(refused)))) => self.refused(uid, refused),
                 Some(Err(error)) => tracing::error!(%error, "an enrolment ended unexpectedly"),
             }
         }
@@ -236,10 +241,15 @@ impl Fleet {
     async fn enrolled(&self, uid: Arc<str>, pod: Arc<Pod>, strict: bool) {
         self.certify(&pod).await;
         self.workers.listen(Arc::clone(&pod)).await;
-        {
+        let before = {
             let mut state = self.lock();
             state.pending.remove(&uid);
-            state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod));
+            state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod))
+        };
+        if let Some(before) = before {
+            // The kernel has the new form already; the old one's connections go on.
+            before.release();
+            self.workers.forget(&before, false).await;
         }
         if strict {
             self.reset_plaintext(&pod).await;
@@ -248,14 +258,15 @@ impl Fleet {
             "enrolled");
     }
 
-    fn refused(&self, uid: Arc<str>, problems: Vec<Problem>) {
+    fn refused(&self, uid: Arc<str>, refused: Refused) {
         let mut state = self.lock();
-        if state.pending.get(&uid) != Some(&problems) {
-            for problem in &problems {
+        let known = state.pending.get(&uid).map(|known| &known.problems);
+        if known != Some(&refused.problems) {
+            for problem in &refused.problems {
                 tracing::warn!(target: "config", pod = %uid, %problem, "not enrolled");
             }
         }
-        state.pending.insert(uid, problems);
+        state.pending.insert(uid, refused);
     }
 
     async fn certify(&self, pod: &Pod) {
@@ -340,38 +351,60 @@ impl Fleet {
         }
     }
 
-    /// What an earlier agent enrolled and no configuration names any more. While
-    /// the configuration is not complete its absence proves nothing, and the pod
-    /// stays guarded: without a listener its traffic is refused.
+    /// Has the kernel let go of the pods that an earlier agent enrolled and that are
+    /// gone, so that their addresses and cgroups are free for others.
+    fn release_dead(&self) {
+        self.release_from_kernel(|pod| pod.lookup.as_ref().is_some_and(|link| !link.attached));
+    }
+
+    /// Has the kernel let go of what an earlier agent enrolled and no configuration
+    /// names any more. While the configuration is not complete its absence proves
+    /// nothing, and a pod that is wanted but cannot be found may be this one: it stays
+    /// guarded then, and without a listener its traffic is refused.
     fn release_leftovers(&self, complete: bool) {
+        let unknown = self
+            .lock()
+            .pending
+            .values()
+            .any(|refused| refused.netns.is_none());
+        let wanted: Vec<_> = self
+            .lock()
+            .pending
+            .values()
+            .filter_map(|it| it.netns)
+            .collect();
+        self.release_from_kernel(|pod| {
+            let release = complete && !unknown && !wanted.contains(&pod.netns);
+            if !release {
+                tracing::warn!(
+                    netns = pod.netns.0,
+                    complete,
+                    "a pod of an earlier agent is not found in the configuration: it stays refused"
+                );
+            }
+            release
+        });
+    }
+
+    /// Has the kernel let go of the pods that this agent has not enrolled and that
+    /// `which` picks.
+    fn release_from_kernel(&self, which: impl Fn(&KernelPod) -> bool) {
         let kernel = match self.shared.interceptor.kernel_pods() {
             Ok(kernel) => kernel,
             Err(error) => return tracing::error!(%error, "cannot read the enrolled pods"),
         };
-        let ours: Vec<NetnsCookie> = self
+        let ours: Vec<_> = self
             .pods()
             .iter()
             .map(|(_, pod)| pod.netns().cookie())
             .collect();
-        let world = Arc::clone(&self.shared.generation.load().world);
-        let pending = world
-            .workloads()
-            .any(|w| w.local.is_some() && self.pod(&w.uid).is_none());
-        for pod in kernel.iter().filter(|pod| !ours.contains(&pod.netns)) {
-            // A pod that is wanted and cannot be enrolled now may be this one.
-            let alive = pod.lookup.as_ref().is_some_and(|link| link.attached);
-            if alive && (!complete || pending) {
-                tracing::warn!(
-                    netns = pod.netns.0,
-                    "a pod of an earlier agent stays refused: {}",
-                    if complete {
-                        "another pod could not be enrolled"
-                    } else {
-                        "the configuration is not complete"
-                    }
-                );
-            } else if let Err(error) = self.shared.interceptor.release(pod.netns) {
-                tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
+        let others = kernel.iter().filter(|pod| !ours.contains(&pod.netns));
+        for pod in others.filter(|pod| which(pod)) {
+            match self.shared.interceptor.release(pod.netns) {
+                Ok(()) => tracing::info!(netns = pod.netns.0, "a pod of an earlier agent released"),
+                Err(error) => {
+                    tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
+                }
             }
         }
     }

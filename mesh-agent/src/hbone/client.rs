@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::slots::{Lease, Slots};
 use super::stream::Piece;
 use super::{ConnectRequest, TunnelError, TunnelSettings, TunnelStream, keepalive};
+use crate::tls::Session;
 
 /// The opening end of a tunnel. When it and all its streams are dropped, its
 /// driver ends and the connection closes.
@@ -20,6 +21,7 @@ pub struct TunnelClient {
     sender: h2::client::SendRequest<Piece>,
     slots: Arc<Slots>,
     settings: TunnelSettings,
+    session: Option<Arc<Session>>,
 }
 
 /// Why the peer's application was not reached.
@@ -118,6 +120,7 @@ impl TunnelClient {
             sender,
             slots: Slots::new(freed),
             settings: settings.clone(),
+            session: None,
         };
         Ok((client, driver))
     }
@@ -164,9 +167,17 @@ impl TunnelClient {
             .map_err(never_sent)?;
         let answer = answer.await.map_err(unanswered)?;
         match answer.status().as_u16() {
-            200 => Ok(TunnelStream::new(answer.into_body(), write, lease)),
+            200 => {
+                let stream = TunnelStream::new(answer.into_body(), write, lease);
+                Ok(stream.secured_by(self.session.clone()))
+            }
             status => Err(OpenError::Refused { status }),
         }
+    }
+
+    /// Notes what the TLS handshake under the tunnel agreed on, for its streams to tell.
+    pub(super) fn secured_by(self, session: Option<Arc<Session>>) -> Self {
+        Self { session, ..self }
     }
 
     /// Streams open now, counting those that wait for their answer.

@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::tls::Session;
+
 use super::{ConnectRequest, OpenError, TunnelClient, TunnelError, TunnelSettings, TunnelStream};
 use carry::Tunnel;
 use dial::{Dial, Dialling, Outcome};
@@ -54,6 +56,15 @@ impl Default for PoolSettings {
             idle: Duration::from_secs(60),
         }
     }
+}
+
+/// A connection to a destination, ready for HTTP/2.
+#[derive(Debug)]
+pub struct Connected<IO> {
+    /// The connection, TLS included.
+    pub io: IO,
+    /// What its handshake agreed on, for the streams to tell.
+    pub session: Option<Arc<Session>>,
 }
 
 /// One worker's tunnels by key. Cheap to clone; `E` is why a dial failed.
@@ -126,7 +137,7 @@ where
         &self,
         key: &K,
         request: &ConnectRequest,
-        connect: impl AsyncFn() -> Result<IO, E>,
+        connect: impl AsyncFn() -> Result<Connected<IO>, E>,
     ) -> Result<TunnelStream, PoolError<E>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -213,18 +224,20 @@ where
     async fn dial<IO>(
         &self,
         dialling: Dialling<K, E>,
-        connect: &impl AsyncFn() -> Result<IO, E>,
+        connect: &impl AsyncFn() -> Result<Connected<IO>, E>,
     ) -> Result<Rc<Tunnel>, PoolError<E>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let settings = &self.shared.settings;
         let attempt = async {
-            let io = connect().await.map_err(|e| PoolError::Dial(Arc::new(e)))?;
+            let dialled = connect().await.map_err(|e| PoolError::Dial(Arc::new(e)))?;
             let freed = self.shared.freed.clone();
-            TunnelClient::handshake_notifying(io, &settings.tunnel, freed)
-                .await
-                .map_err(PoolError::Tunnel)
+            let (client, driver) =
+                TunnelClient::handshake_notifying(dialled.io, &settings.tunnel, freed)
+                    .await
+                    .map_err(PoolError::Tunnel)?;
+            Ok((client.secured_by(dialled.session), driver))
         };
         let dialled = timeout(settings.dial_timeout, attempt).await;
         match dialled.unwrap_or(Err(PoolError::DialTimeout(settings.dial_timeout))) {

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::slots::Lease;
+use crate::tls::Session;
 
 /// Pieces of one stream that may wait for the socket at once. Bytes are bounded
 /// by the send buffer; this bounds what each piece costs besides its bytes, or
@@ -21,6 +22,7 @@ const PIECES_IN_FLIGHT: usize = 64;
 pub struct TunnelStream {
     read: TunnelRead,
     write: TunnelWrite,
+    session: Option<Arc<Session>>,
 }
 
 /// The receiving half of a [`TunnelStream`].
@@ -89,7 +91,18 @@ impl TunnelStream {
                 ended: false,
                 _lease: lease,
             },
+            session: None,
         }
+    }
+
+    pub(super) fn secured_by(self, session: Option<Arc<Session>>) -> Self {
+        Self { session, ..self }
+    }
+
+    /// What the TLS handshake under the stream's tunnel agreed on, where whoever
+    /// opened the tunnel has said so.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
     }
 
     /// The two halves. The stream lives until both are dropped.

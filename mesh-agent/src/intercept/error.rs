@@ -49,7 +49,7 @@ pub enum InterceptError {
     /// Pins of an agent whose maps have another shape.
     #[error(
         "{} holds kernel state of version {found}, and this agent speaks version {expected}: drain \
-         the node and remove the old state (`mesh-agent uninstall`), or start the agent that made it",
+         the node and remove the old state (`mesh-agent clean`), or start the agent that made it",
         .pin_dir.display()
     )]
     AbiMismatch {
@@ -63,7 +63,7 @@ pub enum InterceptError {
     /// Pins that are attached to another cgroup.
     #[error(
         "{} holds programs attached to another cgroup than {}: use the --pods-cgroup that they \
-         were made with, another --pin-dir, or remove them first (`mesh-agent uninstall`)",
+         were made with, another --pin-dir, or remove them first (`mesh-agent clean`)",
         .pin_dir.display(), .pods_cgroup.display()
     )]
     OtherPodsCgroup {

@@ -13,7 +13,9 @@ use super::dial::{self, DialError};
 use super::end::{Failure, outcome};
 use super::worker::Worker;
 use crate::addr::{ClientAddr, HBONE_PORT};
-use crate::hbone::{ConnectRequest, Incoming, Malformed, Refusal, TunnelSettings, server};
+use crate::hbone::{
+    ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
+};
 use crate::identity::SpiffeId;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, Peer};
@@ -62,6 +64,11 @@ pub(super) async fn serve(
 }
 
 async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
+    let Ok(_under_way) = pod.handshakes.try_acquire() else {
+        relay::reset(stream);
+        let detail = "too many handshakes with the pod are under way";
+        return Err(Failure::denied(Reason::TlsHandshake, detail));
+    };
     let credential = pod.credential()?;
     Ok(tls::accept(&credential, stream).await?)
 }
@@ -83,8 +90,11 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
                 Some(Ok(incoming)) => {
                     tokio::task::spawn_local(stream(Rc::clone(&tunnel), incoming));
                 }
-                // Streams under way were counted and logged, each with this as its end.
-                Some(Err(error)) if server.streams_in_use() == 0 => return bad(error),
+                // Streams under way were counted and logged, each with this as its end. A peer
+                // that went away from an idle tunnel, or died, was refused nothing.
+                Some(Err(error @ TunnelError::Protocol(_))) if server.streams_in_use() == 0 => {
+                    return bad(error);
+                }
                 Some(Err(_)) | None => return,
             },
             _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,

@@ -16,6 +16,7 @@ use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, OutboundPermit, Target};
 use crate::relay;
+use crate::tls::Session;
 
 /// Endpoints of a service that are tried before the application is told.
 const ATTEMPTS: usize = 3;
@@ -117,8 +118,10 @@ async fn attempt(
     match policy::outbound(target, generation.complete)? {
         OutboundPermit::Tunnel(permit) => {
             let request = request(pod, to, source);
-            let (stream, security) = worker.tunnels.open(pod, &permit, &request).await?;
-            record.set_security(security);
+            let stream = worker.tunnels.open(pod, &permit, &request).await?;
+            if let Some(&Session { version, suite, .. }) = stream.session() {
+                record.set_security(Security::MutualTls { version, suite });
+            }
             if let Some(workload) = &candidate.workload {
                 let peer = worker.labels.workload(workload);
                 record.set_peer_identity(Arc::clone(&peer.identity));

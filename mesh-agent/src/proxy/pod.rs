@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::labels::pod_labels;
 use crate::hbone::{Baggage, BaggageFields, WorkloadKind};
@@ -14,6 +14,12 @@ use crate::identity::{Credential, CredentialError};
 use crate::model::Workload;
 use crate::netns::{Netns, NetnsThread, SocketStash};
 use crate::observe::PodLabels;
+
+/// Inbound TLS handshakes of a pod that may be under way at once. Each holds a descriptor
+/// for up to ten seconds before its peer has proved anything, so strangers must not be
+/// able to use up the agent's. An agent has one tunnel or a few to each source pod, and
+/// 512 of them starting in the same instant is a whole cluster's worth.
+const MAX_HANDSHAKES: usize = 512;
 
 /// Distinguishes a pod from an earlier one of the same name.
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
@@ -52,6 +58,7 @@ pub struct Pod {
     listener: Mutex<Option<TcpListener>>,
     port: u16,
     pub(crate) sockets: SocketStash,
+    pub(super) handshakes: Semaphore,
     stage: watch::Sender<Stage>,
 }
 
@@ -74,6 +81,7 @@ impl Pod {
             credential: ArcSwapOption::empty(),
             listener: Mutex::new(Some(listener)),
             port,
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
             stage: watch::Sender::new(Stage::Enrolled),
         })
     }

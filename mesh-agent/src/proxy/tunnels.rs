@@ -1,26 +1,24 @@
 //! A worker's tunnels to other nodes, and what opening a stream in one means for
 //! the connection that asked.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Pod;
 use super::dial::{self, TunnelError};
 use super::end::Failure;
 use crate::hbone::{
-    ConnectRequest, Cut, OpenError, Pool, PoolError, PoolSettings, PoolStats, TunnelStream,
+    ConnectRequest, Connected, Cut, OpenError, Pool, PoolError, PoolSettings, PoolStats,
+    TunnelStream,
 };
 use crate::identity::SpiffeId;
-use crate::observe::{Reason, Security};
+use crate::observe::Reason;
 use crate::policy::TunnelPermit;
-use crate::tls::Session;
+use crate::tls::Secured;
 
 /// The tunnels that one worker holds.
 pub(super) struct Tunnels {
     pool: Pool<Key, TunnelError>,
-    /// What the newest handshake of each key agreed on.
-    sessions: RefCell<HashMap<Key, Security>>,
 }
 
 /// Who may share a tunnel: connections of one pod, under one certificate, to one
@@ -37,7 +35,6 @@ impl Tunnels {
     pub(super) fn new() -> Self {
         Self {
             pool: Pool::new(PoolSettings::default()),
-            sessions: RefCell::default(),
         }
     }
 
@@ -48,7 +45,7 @@ impl Tunnels {
         pod: &Pod,
         permit: &TunnelPermit,
         request: &ConnectRequest,
-    ) -> Result<(TunnelStream, Security), Failure> {
+    ) -> Result<TunnelStream, Failure> {
         let key = Key {
             epoch: pod.epoch(),
             certificate: pod.credential()?.generation(),
@@ -56,20 +53,17 @@ impl Tunnels {
             expected: permit.expected().clone(),
         };
         let connect = async || {
-            let secured = dial::tunnel(pod, permit, key.to).await?;
-            let Session { version, suite, .. } = secured.session;
-            let security = Security::MutualTls { version, suite };
-            self.sessions.borrow_mut().insert(key.clone(), security);
-            Ok(secured.stream)
+            let Secured { stream, session } = dial::tunnel(pod, permit, key.to).await?;
+            let session = Some(Arc::new(session));
+            Ok(Connected {
+                io: stream,
+                session,
+            })
         };
-        let stream = self
-            .pool
+        self.pool
             .open(&key, request, connect)
             .await
-            .map_err(failure)?;
-        let sessions = self.sessions.borrow();
-        let security = sessions.get(&key).copied().unwrap_or(Security::Plaintext);
-        Ok((stream, security))
+            .map_err(failure)
     }
 
     /// Takes the tunnels of a pod that left the mesh out of use; their streams go
@@ -77,9 +71,6 @@ impl Tunnels {
     pub(super) fn forget(&self, epoch: u64, gone: bool) {
         let cut = if gone { Cut::Abrupt } else { Cut::Graceful };
         self.pool.retain(|key| key.epoch != epoch, cut);
-        self.sessions
-            .borrow_mut()
-            .retain(|key, _| key.epoch != epoch);
     }
 
     pub(super) fn stats(&self) -> PoolStats {

@@ -81,19 +81,40 @@ impl Node {
         Pod::create(self.world.clone(), spec, Some(&self.name))
     }
 
-    /// Gives the node a copy of the configuration as it is now, which nothing updates: a node
-    /// that is cut off from the source of truth. For agents that are started after this.
+    /// Gives the node a copy of the configuration as it is now, which only
+    /// [`Node::update_configuration`] updates: a node that is cut off from the source of truth. For agents that are started after this.
     ///
     /// # Errors
     /// Fails when the disk does.
     pub fn freeze_configuration(&mut self) -> Result<()> {
-        let frozen = self.folder.join("frozen");
-        fs::create_dir(&frozen)?;
-        for entry in fs::read_dir(self.world.config())? {
-            let entry = entry?;
-            fs::copy(entry.path(), frozen.join(entry.file_name()))?;
+        self.config = self.folder.join("frozen");
+        fs::create_dir(&self.config)?;
+        self.update_configuration()
+    }
+
+    /// Brings the copy that [`Node::freeze_configuration`] made up to date.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn update_configuration(&self) -> Result<()> {
+        let wanted = self.world.config();
+        ensure!(
+            self.config != wanted,
+            "{} has no copy of its own",
+            self.name
+        );
+        for entry in fs::read_dir(&wanted)? {
+            let name = entry?.file_name();
+            let hidden = self.config.join(format!(".{}", name.display()));
+            fs::copy(wanted.join(&name), &hidden)?;
+            fs::rename(hidden, self.config.join(name))?;
         }
-        self.config = frozen;
+        for entry in fs::read_dir(&self.config)? {
+            let name = entry?.file_name();
+            if !wanted.join(&name).exists() {
+                fs::remove_file(self.config.join(name))?;
+            }
+        }
         Ok(())
     }
 
@@ -290,6 +311,29 @@ impl Node {
             String::new,
         )
         .with_context(|| format!("last seen: {last:?}"))
+    }
+
+    /// Makes a change to the configuration and waits until the agent has put one in force that
+    /// is newer than before.
+    ///
+    /// # Errors
+    /// Fails when the change does, or when the agent does not follow.
+    pub fn after<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let generation = || -> Result<u64> {
+            let status = self.cli("status")?;
+            status["config"]["generation"]
+                .as_u64()
+                .with_context(|| format!("no generation in {status}"))
+        };
+        let before = generation()?;
+        let done = change()?;
+        until(
+            &format!("{} follows the change", self.name),
+            patience(30),
+            || Ok((generation()? > before).then_some(())),
+            || self.log_tail(),
+        )?;
+        Ok(done)
     }
 
     /// One answer of the admin server of the agent that was started last, head and body.

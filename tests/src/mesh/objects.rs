@@ -49,16 +49,20 @@ pub(super) fn pod(
         name,
         namespace,
         service_account,
+        labels,
         ..
     } = spec;
+    let labels: String = labels
+        .iter()
+        .map(|(key, value)| format!("\n    {key}: {value:?}"))
+        .collect();
     let mut yaml = format!(
         "apiVersion: v1
 kind: Pod
 metadata:
   name: {name}
   namespace: {namespace}
-  labels:
-    app: {name}
+  labels:{labels}
   annotations:
     isthmus.dev/netns: {netns}
     isthmus.dev/cgroup: {cgroup}

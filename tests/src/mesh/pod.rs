@@ -26,6 +26,7 @@ pub struct PodSpec {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) service_account: String,
+    pub(super) labels: Vec<(String, String)>,
     addresses: Option<Vec<IpAddr>>,
     families: Families,
     configured: bool,
@@ -45,6 +46,7 @@ impl PodSpec {
             name: name.to_owned(),
             namespace: "default".to_owned(),
             service_account: name.to_owned(),
+            labels: vec![("app".to_owned(), name.to_owned())],
             addresses: None,
             families: Families::Both,
             configured: true,
@@ -62,6 +64,13 @@ impl PodSpec {
     #[must_use]
     pub fn service_account(mut self, account: &str) -> Self {
         account.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// With one more label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -141,6 +150,15 @@ impl Pod {
         self.world.write(&self.file(), &yaml)?;
         self.configured = true;
         Ok(())
+    }
+
+    /// Describes the pod otherwise from now on: writes it anew, with its name as it was.
+    ///
+    /// # Errors
+    /// As [`Pod::configure`].
+    pub fn reconfigure(&mut self, change: impl FnOnce(PodSpec) -> PodSpec) -> Result<()> {
+        self.spec = change(self.spec.clone());
+        self.configure()
     }
 
     /// Takes the pod out of the folder of configuration, and leaves it running.
@@ -239,8 +257,13 @@ impl Pod {
     /// # Errors
     /// Fails when the pod's namespace or cgroup is gone.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        self.command_in(program, &self.netns)
+    }
+
+    /// A command of this pod's cgroup that runs in the namespace of another.
+    fn command_in(&self, program: impl AsRef<std::ffi::OsStr>, netns: &Netns) -> Result<Command> {
         let mut command = Command::new(program);
-        let netns = self.netns.open()?;
+        let netns = netns.open()?;
         let procs = self.cgroup.procs()?;
         // SAFETY: the closure runs between fork and exec. It calls write(2) and setns(2) on
         // descriptors opened beforehand: async-signal-safe, no allocation, no lock.
@@ -273,8 +296,11 @@ impl Pod {
     /// # Errors
     /// Fails when it cannot be started or hangs.
     pub fn traffic(&self, words: &str) -> Result<Finished> {
-        let tool = own_program("traffic")?;
-        let mut command = self.command(tool)?;
+        self.traffic_in(words, &self.netns)
+    }
+
+    fn traffic_in(&self, words: &str, netns: &Netns) -> Result<Finished> {
+        let mut command = self.command_in(own_program("traffic")?, netns)?;
         command.args(words.split_whitespace());
         run(command).with_context(|| format!("`traffic {words}` in {}", self.spec.name))
     }
@@ -284,7 +310,18 @@ impl Pod {
     /// # Errors
     /// Fails when it prints something else.
     pub fn client(&self, words: &str) -> Result<serde_json::Value> {
-        let finished = self.traffic(words)?;
+        self.answer(words, self.traffic(words)?)
+    }
+
+    /// [`Pod::client`] by a process of this pod's cgroup that entered the namespace of another.
+    ///
+    /// # Errors
+    /// Fails when it prints something else.
+    pub fn client_intruding(&self, into: &Self, words: &str) -> Result<serde_json::Value> {
+        self.answer(words, self.traffic_in(words, &into.netns)?)
+    }
+
+    fn answer(&self, words: &str, finished: Finished) -> Result<serde_json::Value> {
         serde_json::from_str(&finished.stdout).with_context(|| {
             format!(
                 "`traffic {words}` in {} ({}) said: {}{}",

@@ -1,10 +1,10 @@
 //! Programs that people run, unmodified.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use isthmus_tests::mesh::Pod;
 use isthmus_tests::wait::wait_until;
 
 use crate::pair::Pair;
@@ -49,6 +49,7 @@ fn curl_and_nginx() -> Result<()> {
     wait_until("nginx answers", || {
         curl(&format!("http://{v4}/page")).is_ok_and(|finished| finished.status.success())
     })?;
+    many_requests_and_a_large_one(&pair, &folder.join("html"), &v4.to_string())?;
     let capture = pair.mesh.capture()?;
     for host in [v4.to_string(), v6.to_string(), service.to_string()] {
         ensure!(
@@ -73,14 +74,58 @@ fn curl_and_nginx() -> Result<()> {
     Ok(())
 }
 
+/// Ten requests on one kept connection are one connection to the mesh; 100 MB come whole.
+fn many_requests_and_a_large_one(pair: &Pair, html: &Path, host: &str) -> Result<()> {
+    let carried =
+        |pair: &Pair| -> Result<f64> { pair.a.metric("istio_tcp_connections_opened_total", &[]) };
+    let before = carried(pair)?;
+    let url = format!("http://{host}/who");
+    let text = pair
+        .client
+        .run(
+            "curl",
+            &[&["--silent", "--fail"][..], &[&url[..]; 10]].concat(),
+        )?
+        .success()?;
+    ensure!(
+        text == pair.client.v4(0).ip().to_string().repeat(10),
+        "ten answers: {text}"
+    );
+    let opened = carried(pair)? - before;
+    ensure!(opened == 1.0, "{opened} connections for ten requests");
+
+    pair.server
+        .run(
+            "dd",
+            &[
+                "if=/dev/urandom",
+                &format!("of={}/large", html.display()),
+                "bs=1M",
+                "count=100",
+            ],
+        )?
+        .success()?;
+    let sum = |pod: &Pod, script: &str| -> Result<String> {
+        let text = pod.run("sh", &["-c", script])?.success()?;
+        Ok(text.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let there = sum(&pair.server, &format!("sha256sum {}/large", html.display()))?;
+    let here = sum(
+        &pair.client,
+        &format!("curl --silent --fail http://{host}/large | sha256sum"),
+    )?;
+    ensure!(here.len() == 64 && here == there, "{here} is not {there}");
+    Ok(())
+}
+
 /// iperf3 with several streams, both directions.
 #[test]
 fn iperf3() -> Result<()> {
-    let pair = Pair::start()?;
+    let (pair, service) = served(&[5201])?;
     let server = pair.server.spawn("iperf3", &["--server", "--forceflush"])?;
     server.wait_line(|line| line.contains("Server listening"))?;
-    let to = pair.server.v4(0).ip().to_string();
-    for direction in ["--time=2", "--reverse"] {
+    let direct = pair.server.v4(0).ip().to_string();
+    for (to, direction) in [(&direct, "--reverse"), (&service, "--no-delay")] {
         let text = pair
             .client
             .run(
@@ -88,7 +133,7 @@ fn iperf3() -> Result<()> {
                 &[
                     "--json",
                     "--client",
-                    &to,
+                    to,
                     "--time",
                     "2",
                     "--parallel",
@@ -109,7 +154,7 @@ fn iperf3() -> Result<()> {
 /// redis-benchmark with many clients and pipelining.
 #[test]
 fn redis_benchmark() -> Result<()> {
-    let pair = Pair::start()?;
+    let (pair, to) = served(&[6379])?;
     let folder = pair.mesh.scratch().display().to_string();
     let redis = pair.server.spawn(
         "redis-server",
@@ -125,7 +170,6 @@ fn redis_benchmark() -> Result<()> {
         ],
     )?;
     redis.wait_line(|line| line.contains("Ready to accept connections"))?;
-    let to = pair.server.v4(0).ip().to_string();
     for pipeline in ["1", "16"] {
         let text = pair
             .client
@@ -150,105 +194,12 @@ fn redis_benchmark() -> Result<()> {
     Ok(())
 }
 
-/// A PostgreSQL session: a handshake where the server speaks second, queries, a bulk copy.
-#[test]
-fn postgresql() -> Result<()> {
-    let pair = Pair::start()?;
-    let programs = newest_postgresql()?;
-    let data = pair.mesh.scratch().join("postgres");
-    fs::create_dir(&data)?;
-    fs::set_permissions(&data, fs::Permissions::from_mode(0o700))?;
-    let own = |program: &str| programs.join(program).display().to_string();
-    let path = data.display().to_string();
-    // It refuses to run as root.
-    pair.server.run("chown", &["postgres", &path])?.success()?;
-    let user = [
-        "--reuid=postgres",
-        "--regid=postgres",
-        "--clear-groups",
-        "--",
-    ];
-    let initdb = own("initdb");
-    pair.server
-        .run(
-            "setpriv",
-            &[
-                &user[..],
-                &[&initdb, "--auth=trust", "--no-sync", "--pgdata", &path],
-            ]
-            .concat(),
-        )?
-        .success()?;
-    fs::write(
-        data.join("pg_hba.conf"),
-        "host all all all trust\nlocal all all trust\n",
-    )?;
-    let binary = own("postgres");
-    let arguments = [
-        &user[..],
-        &[
-            &binary,
-            "-D",
-            &path,
-            "-k",
-            &path,
-            "-c",
-            "listen_addresses=*",
-            "-c",
-            "fsync=off",
-        ],
-    ]
-    .concat();
-    let _server = pair.server.spawn("setpriv", &arguments)?;
-    let to = pair.server.v6(0).ip().to_string();
-    let psql = |sql: &str| {
-        let arguments = [
-            "--host",
-            &to,
-            "--username",
-            "postgres",
-            "--no-psqlrc",
-            "--tuples-only",
-            "--no-align",
-            "--command",
-            sql,
-        ];
-        pair.client.run("psql", &arguments)
-    };
-    wait_until("PostgreSQL answers", || {
-        psql("select 1").is_ok_and(|finished| finished.status.success())
-    })?;
-    let capture = pair.mesh.capture()?;
-    psql("create table t as select g, md5(g::text) as h from generate_series(1, 200000) g")?
-        .success()?;
-    let rows = psql("copy t to stdout")?.success()?;
-    ensure!(
-        rows.lines().count() == 200_000,
-        "{} rows",
-        rows.lines().count()
-    );
-    let client =
-        psql("select client_addr from pg_stat_activity where pid = pg_backend_pid()")?.success()?;
-    ensure!(
-        client.trim() == pair.client.v6(0).ip().to_string(),
-        "PostgreSQL saw {client}"
-    );
-    ensure!(
-        capture.stop()?.beside(15008).is_empty(),
-        "beside the tunnel"
-    );
-    Ok(())
-}
-
-fn newest_postgresql() -> Result<PathBuf> {
-    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
-        .context("PostgreSQL is not installed")?
-        .flatten()
-        .map(|e| e.path())
-        .collect();
-    versions.sort();
-    Ok(versions
-        .pop()
-        .context("PostgreSQL is not installed")?
-        .join("bin"))
+/// A running pair whose server is behind a Service too; its address.
+pub(crate) fn served(ports: &[u16]) -> Result<(Pair, String)> {
+    let pair = Pair::prepare()?;
+    let ports: Vec<_> = ports.iter().map(|port| (*port).into()).collect();
+    let ready = [(&pair.server, true)];
+    let (service, _) = pair.mesh.service("served", &ports, &ready)?;
+    pair.start_agents()?;
+    Ok((pair, service.to_string()))
 }

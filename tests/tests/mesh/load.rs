@@ -37,9 +37,10 @@ fn a_hundred_thousand_connections() -> Result<()> {
         neighbour.v4(8080),
         outsider.v4(8080),
     );
-    let seen = pair.client.client(&format!(
-        "flood --threads 24 --connections 100000 --targets {targets}"
-    ))?;
+    let words = format!("flood --threads 24 --connections 100000 --targets {targets}");
+    let mut flood = pair.client.start(&words)?;
+    ensure!(flood.wait_at_most(1800)?.success(), "{}", flood.stdout());
+    let seen: serde_json::Value = serde_json::from_str(&flood.stdout())?;
     ensure!(seen["right"] == 100_000, "{seen}");
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! Operating it: the command line, metrics, readiness, keys on disk.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use isthmus_tests::process::{own_program, run};
+use isthmus_tests::traffic::Talk;
 use isthmus_tests::wait::wait_until;
 
+use crate::asked::live;
 use crate::pair::Pair;
 
 /// The commands answer, in both forms.
@@ -42,37 +46,6 @@ fn core_the_command_line() -> Result<()> {
         !dead.status.success() && dead.stderr.contains("agent.sock"),
         "{dead:?}"
     );
-    Ok(())
-}
-
-/// `check` finds everything that is needed here, or names what is missing.
-#[test]
-fn core_check_finds_what_is_needed() -> Result<()> {
-    let mut command =
-        std::process::Command::new(isthmus_tests::process::own_program("mesh-agent")?);
-    command.args(["check", "-o", "json"]);
-    let finished = isthmus_tests::process::run(command)?;
-    let findings: serde_json::Value = serde_json::from_str(&finished.stdout)?;
-    let findings = findings.as_array().cloned().unwrap_or_default();
-    ensure!(findings.len() > 5, "{}", finished.stdout);
-    for finding in &findings {
-        // The usual place of pins may not be mounted on a machine that runs only tests.
-        let text = finding.to_string();
-        ensure!(
-            finding["required"] == false
-                || finding["ok"] == true
-                || text.contains("bpffs")
-                || text.contains("/sys/fs/bpf"),
-            "{finding}"
-        );
-        ensure!(
-            finding["ok"] == true
-                || finding["cure"]
-                    .as_str()
-                    .is_some_and(|cure| !cure.is_empty()),
-            "no cure: {finding}"
-        );
-    }
     Ok(())
 }
 
@@ -138,6 +111,143 @@ fn core_keys_and_sockets_are_private() -> Result<()> {
                 "a key in {}",
                 path.display()
             );
+        }
+    }
+    Ok(())
+}
+
+/// A live connection is listed by both agents: whose it is, who proved to be at the other end,
+/// where it goes, how it is secured, and bytes and age that grow.
+#[test]
+fn core_a_live_connection_is_listed() -> Result<()> {
+    let pair = Pair::start()?;
+    let _echo = pair.server.serve("serve echo")?;
+    let talk = Talk::open(&pair.client, pair.server.v4(8080))?;
+    let sides = [
+        (&pair.a, "outbound", &pair.client, &pair.server),
+        (&pair.b, "inbound", &pair.server, &pair.client),
+    ];
+    let mut before = Vec::new();
+    for (node, direction, own, peer) in sides {
+        let seen = live(node, direction)?;
+        let expected = [
+            ("pod", own.uid()),
+            ("peer_identity", peer.identity()),
+            ("destination", pair.server.v4(8080).to_string()),
+            ("security", "mutual_tls".to_owned()),
+            ("tls_version", "TLSv1.3".to_owned()),
+        ];
+        for (field, value) in expected {
+            ensure!(seen[field] == value, "{field} is not {value}: {seen}");
+        }
+        let suite = seen["tls_suite"].as_str().unwrap_or_default();
+        ensure!(suite.starts_with("TLS_"), "{seen}");
+        let text = node.cli_run("connections")?.success()?;
+        let line = text.lines().nth(1).unwrap_or_default();
+        for word in ["TLSv1.3", &pair.server.v4(8080).to_string(), &own.uid()] {
+            ensure!(line.contains(word), "{word} is not in\n{text}");
+        }
+        before.push(seen);
+    }
+    talk.ask()?;
+    for ((node, direction, ..), before) in sides.iter().zip(before) {
+        let now = live(node, direction)?;
+        ensure!(now["id"] == before["id"], "another connection: {now}");
+        for field in ["bytes_sent", "bytes_received", "age_ms"] {
+            ensure!(
+                now[field].as_u64() > before[field].as_u64(),
+                "{field} did not grow: {before}, then {now}"
+            );
+        }
+    }
+    let from = talk.from()?.to_string();
+    talk.close()?;
+    for (node, direction, ..) in sides {
+        let line = node.wait_access("the connection", |line| {
+            line["direction"] == direction && (line["src"] == *from || line["client"] == *from)
+        })?;
+        ensure!(line["outcome"] == "ok", "{line}");
+        let rest = node.cli("connections")?;
+        ensure!(rest == serde_json::json!([]), "still listed: {rest}");
+    }
+    Ok(())
+}
+
+/// Whoever is not root gets nothing out of the agent.
+#[test]
+fn the_socket_is_for_root_alone() -> Result<()> {
+    let pair = Pair::start()?;
+    let ask = |user: u32| -> Result<_> {
+        let mut command = std::process::Command::new(own_program("mesh-agent")?);
+        command
+            .args(["status", "--run-dir"])
+            .arg(pair.a.run_dir())
+            .uid(user);
+        run(command)
+    };
+    const NOBODY: u32 = 65_534;
+    let open = ask(0)?;
+    ensure!(open.status.success(), "{open:?}");
+    let refused = ask(NOBODY)?;
+    ensure!(
+        !refused.status.success() && refused.stderr.contains("as root"),
+        "{refused:?}"
+    );
+    // And if the folder's mode did not keep them out, the agent itself would.
+    for path in [pair.a.run_dir(), pair.a.run_dir().join("agent.sock")] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+    }
+    let refused = ask(NOBODY)?;
+    ensure!(
+        !refused.status.success() && refused.stdout.is_empty(),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+/// Every connection leaves exactly one line in the log of each agent that carried it, also
+/// when it was refused; the two lines agree on who talked to whom.
+#[test]
+fn core_one_access_line_a_connection_and_side() -> Result<()> {
+    let pair = Pair::start()?;
+    let _servers = (
+        pair.server.serve("serve echo")?,
+        pair.server.serve("serve reset --listen [::]:83")?,
+    );
+    let ask = |port: u16, words: &str| -> Result<String> {
+        let to = pair.server.v4(port);
+        let seen = pair.client.client(&format!("connect {to} {words}"))?;
+        let from = seen["getsockname"].as_str().context("a source address")?;
+        Ok(from.to_owned())
+    };
+    let mut expected = Vec::new();
+    for _ in 0..5 {
+        expected.push((ask(8080, "--send x")?, "ok"));
+        expected.push((ask(83, "--send x --to-end")?, "failed"));
+        expected.push((ask(9, "--send x")?, "failed"));
+    }
+    // Whatever is to come of them is written by then.
+    pair.a.terminate()?;
+    pair.b.terminate()?;
+    for (node, direction) in [(&pair.a, "outbound"), (&pair.b, "inbound")] {
+        let lines = node.access_log()?;
+        ensure!(lines.len() == expected.len(), "{lines:#?}");
+        for (from, outcome) in &expected {
+            let of_it: Vec<_> = lines
+                .iter()
+                .filter(|line| line["src"] == **from || line["client"] == **from)
+                .collect();
+            ensure!(of_it.len() == 1, "{from} has {of_it:#?} on {}", node.name());
+            let line = of_it[0];
+            ensure!(
+                line["outcome"] == *outcome && line["direction"] == direction,
+                "{line}"
+            );
+            ensure!(line["source_identity"] == pair.client.identity(), "{line}");
+            // Whom the client's agent did not get to talk to it does not name.
+            let reached = line["reason"] != "APP_REFUSED";
+            let server = &line["destination_identity"];
+            ensure!(!reached || *server == pair.server.identity(), "{line}");
         }
     }
     Ok(())

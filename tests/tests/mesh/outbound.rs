@@ -1,240 +1,211 @@
-//! Outbound: where a connection goes, as whom, and what an application learns of a failure.
-
-use std::collections::BTreeSet;
+//! The way out of a pod: where an original destination leads, and what the application and the
+//! access log are told when it leads nowhere.
 
 use anyhow::{Result, ensure};
-use isthmus_tests::mesh::ServicePort;
+use isthmus_tests::mesh::{Mtls, Node, Pod, PodSpec};
+use serde_json::Value;
 
 use crate::pair::{Banner, Pair, ensure_reset};
 
-/// A Service's address, of either family, leads to its ready endpoints, and to no other.
+/// A workload's own address: over mutual TLS, with both identities in the log of both nodes.
 #[test]
-fn core_a_service_leads_to_ready_endpoints() -> Result<()> {
-    let pair = Pair::prepare()?;
-    let (second, unready) = (pair.b.pod("second")?, pair.b.pod("unready")?);
-    let ports = [ServicePort {
-        port: 80,
-        target: 8080,
-    }];
-    let (v4, v6) = pair.mesh.service(
-        "web",
-        &ports,
-        &[(&pair.server, true), (&second, true), (&unready, false)],
-    )?;
-    pair.start_agents()?;
-    pair.b.wait_enrolled(&second)?;
-    let _servers = [
-        (&pair.server, "first"),
-        (&second, "second"),
-        (&unready, "unready"),
-    ]
-    .map(|(pod, name)| pod.serve(&format!("serve banner {name}")));
-    for address in [format!("{v4}:80"), format!("[{v6}]:80")] {
-        let mut reached = BTreeSet::new();
-        for _ in 0..30 {
-            let seen = pair.client.client(&format!("connect {address}"))?;
+fn core_a_workloads_address_is_reached_with_identities() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let _blue = pair.server.serve("serve banner blue")?;
+    for to in [pair.server.v4(8080), pair.server.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to}"))?;
+        ensure!(seen["connected"] == true, "{seen}");
+        for (node, direction) in [(&pair.a, "outbound"), (&pair.b, "inbound")] {
+            let line = line_to(node, &to.to_string())?;
             ensure!(
-                seen["getpeername"] == address,
-                "the client must see the service: {seen}"
+                line["direction"] == direction
+                    && line["outcome"] == "ok"
+                    && line["source_identity"] == pair.client.identity()
+                    && line["destination_identity"] == pair.server.identity()
+                    && line["tls_version"] == "TLSv1.3",
+                "{line}"
             );
-            reached.insert(Banner::of(&seen)?.name);
         }
-        ensure!(
-            reached.iter().eq(["first", "second"]),
-            "{address} reached {reached:?}"
-        );
-    }
-    let line = pair
-        .a
-        .wait_access("the service", |line| line["service"] == "default/web")?;
-    ensure!(line["dst"] == format!("{v4}:80"), "{line}");
-    Ok(())
-}
-
-/// A port that the Service lacks, and a Service without a ready endpoint, are refused at once,
-/// each with its reason.
-#[test]
-fn a_service_that_cannot_answer() -> Result<()> {
-    let pair = Pair::prepare()?;
-    let (web, _) = pair
-        .mesh
-        .service("web", &[80.into()], &[(&pair.server, true)])?;
-    let (empty, _) = pair
-        .mesh
-        .service("empty", &[80.into()], &[(&pair.server, false)])?;
-    pair.start_agents()?;
-    for (address, reason) in [
-        (format!("{web}:81"), "SERVICE_NO_PORT"),
-        (format!("{empty}:80"), "SERVICE_NO_ENDPOINT"),
-    ] {
-        let seen = pair
-            .client
-            .client(&format!("connect {address} --send hello"))?;
-        ensure_reset(&seen)?;
-        pair.a.wait_access(reason, |line| {
-            line["reason"] == reason && line["dst"] == address
-        })?;
     }
     Ok(())
 }
 
-/// An address outside the mesh is reached as plain TCP, in the pod's own name.
+/// An address outside the mesh is relayed as plain TCP, from the pod's own address.
 #[test]
-fn core_an_address_outside_the_mesh() -> Result<()> {
-    let pair = Pair::start()?;
-    let outsider = pair.mesh.outsider("outsider")?;
-    let _server = outsider.serve("serve banner outside")?;
+fn core_an_address_outside_is_relayed_as_plain_tcp() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let _server = outside.serve("serve banner outside")?;
     for (to, own) in [
-        (outsider.v4(8080), pair.client.v4(0)),
-        (outsider.v6(8080), pair.client.v6(0)),
+        (outside.v4(8080), pair.client.v4(0).ip()),
+        (outside.v6(8080), pair.client.v6(0).ip()),
     ] {
         let capture = pair.mesh.capture()?;
-        let seen = pair
-            .client
-            .client(&format!("connect {to} --send in-the-clear"))?;
+        let seen = pair.client.client(&format!("connect {to}"))?;
         let banner = Banner::of(&seen)?;
         ensure!(
-            banner.name == "outside" && banner.accept.ip() == own.ip(),
+            banner.name == "outside" && banner.accept.ip() == own,
             "{seen}"
         );
         ensure!(seen["getpeername"] == to.to_string(), "{seen}");
         ensure!(
-            capture.stop()?.contains(b"in-the-clear"),
-            "it should have been plain TCP"
+            capture.stop()?.contains(b"outside accept="),
+            "not in the clear"
         );
-    }
-    let line = pair.a.wait_access("the plain connection", |line| {
-        line["dst"] == outsider.v4(8080).to_string()
-    })?;
-    ensure!(
-        line["security"] == "plaintext" && line["outcome"] == "ok",
-        "{line}"
-    );
-    Ok(())
-}
-
-/// A failure upstream is a reset at the application, and its reason is in the log.
-#[test]
-fn core_failures_are_resets_with_reasons() -> Result<()> {
-    let pair = Pair::start()?;
-    let outsider = pair.mesh.outsider("outsider")?;
-    // Nothing listens: in the mesh, outside of it; and nobody has the last address.
-    for (to, reasons) in [
-        (pair.server.v4(4444), &["APP_REFUSED"][..]),
-        (pair.server.v6(4444), &["APP_REFUSED"]),
-        (outsider.v4(4444), &["UPSTREAM_REFUSED"]),
-        (
-            "10.7.250.250:80".parse()?,
-            &["UPSTREAM_UNREACHABLE", "UPSTREAM_TIMEOUT"],
-        ),
-    ] {
-        let seen = pair.client.client(&format!("connect {to} --send hello"))?;
-        ensure_reset(&seen)?;
-        let line = pair
-            .a
-            .wait_access(&format!("{to}"), |line| line["dst"] == to.to_string())?;
-        let reason = line["reason"].as_str().unwrap_or_default();
+        let line = line_to(&pair.a, &to.to_string())?;
         ensure!(
-            reasons.contains(&reason) && line["outcome"] == "failed",
+            line["outcome"] == "ok" && line["tls_version"].is_null(),
             "{line}"
         );
     }
     Ok(())
 }
 
-/// The peer's node is gone: a reset, and traffic flows again when it is back.
+/// A pod that the configuration knows and that is not in the mesh is reached as plain TCP.
 #[test]
-fn the_other_node_is_gone_for_a_while() -> Result<()> {
-    let pair = Pair::start()?;
-    let _server = pair.server.serve("serve banner blue")?;
-    let to = pair.server.v4(8080);
-    ensure!(
-        Banner::of(&pair.client.client(&format!("connect {to}"))?)?.name == "blue",
-        "before"
-    );
-    pair.b.kill9()?;
-    let capture = pair.mesh.capture()?;
-    let seen = pair
-        .client
-        .client(&format!("connect {to} --send marker-of-a-fallback"))?;
-    ensure_reset(&seen)?;
-    ensure!(
-        !capture.stop()?.contains(b"marker-of-a-fallback"),
-        "fell back to plaintext"
-    );
-    pair.b.start()?;
-    pair.b.wait_enrolled(&pair.server)?;
-    ensure!(
-        Banner::of(&pair.client.client(&format!("connect {to}"))?)?.name == "blue",
-        "after"
-    );
-    Ok(())
-}
-
-/// Two pods of one node talk through their agent, as themselves.
-#[test]
-fn pods_of_one_node() -> Result<()> {
-    let pair = Pair::prepare()?;
-    let neighbour = pair.a.pod("neighbour")?;
-    pair.start_agents()?;
-    pair.a.wait_enrolled(&neighbour)?;
-    let _server = neighbour.serve("serve banner next-door")?;
-    let capture = pair.mesh.capture()?;
-    for to in [neighbour.v4(8080), neighbour.v6(8080)] {
-        let seen = pair
-            .client
-            .client(&format!("connect {to} --send marker-next-door"))?;
-        let banner = Banner::of(&seen)?;
+fn core_an_unmeshed_workload_is_reached_as_plain_tcp() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    pair.mesh.write(
+        "namespace-plain",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: plain\n",
+    )?;
+    let plain = pair.b.pod_with(PodSpec::new("db").namespace("plain"))?;
+    pair.a.wait_state(&plain.uid(), "outside-mesh")?;
+    let _server = plain.serve("serve banner plain")?;
+    for to in [plain.v4(8080), plain.v6(8080)] {
+        let capture = pair.mesh.capture()?;
+        let seen = pair.client.client(&format!("connect {to}"))?;
+        ensure!(seen["connected"] == true, "{seen}");
         ensure!(
-            banner.name == "next-door" && pair.client.addresses().contains(&banner.peer.ip()),
-            "{seen}"
+            capture.stop()?.contains(b"plain accept="),
+            "not in the clear"
+        );
+        let line = line_to(&pair.a, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "ok" && line["tls_version"].is_null(),
+            "{line}"
         );
     }
-    ensure!(
-        !capture.stop()?.contains(b"marker-next-door"),
-        "in the clear"
-    );
-    let line = pair
-        .a
-        .wait_access("the inbound side", |line| line["direction"] == "inbound")?;
-    ensure!(line["source_identity"] == pair.client.identity(), "{line}");
     Ok(())
 }
 
-/// A pod reaches itself through its own Service.
+/// A closed port, in the mesh and outside, and a network without a way: the application gets a
+/// reset, and the log the reason.
 #[test]
-fn a_pod_reaches_itself_through_its_service() -> Result<()> {
-    let pair = Pair::prepare()?;
-    let (v4, v6) = pair
-        .mesh
-        .service("own", &[80.into()], &[(&pair.client, true)])?;
-    pair.start_agents()?;
-    let _server = pair.client.serve("serve banner self --listen [::]:80")?;
-    for address in [format!("{v4}:80"), format!("[{v6}]:80")] {
-        let seen = pair.client.client(&format!("connect {address}"))?;
-        ensure!(Banner::of(&seen)?.name == "self", "{seen}");
+fn core_upstream_failure_is_a_reset_with_its_reason() -> Result<()> {
+    let pair = Pair::new(Mtls::Strict)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let agentless = pair.mesh.node("three")?;
+    let abandoned = agentless.pod("abandoned")?;
+    pair.a.wait_state(&abandoned.uid(), "remote")?;
+    pair.client
+        .netns()
+        .ip("route add unreachable 192.0.2.0/24")?;
+    pair.client
+        .netns()
+        .ip("-6 route add unreachable 2001:db8::/32")?;
+    for (to, reason) in [
+        (pair.server.v4(9), "APP_REFUSED"),
+        (pair.server.v6(9), "APP_REFUSED"),
+        (outside.v4(9), "UPSTREAM_REFUSED"),
+        (outside.v6(9), "UPSTREAM_REFUSED"),
+        // In the mesh, and nothing answers on 15008 there.
+        (abandoned.v4(80), "UPSTREAM_REFUSED"),
+        ("192.0.2.1:80".parse()?, "UPSTREAM_UNREACHABLE"),
+        ("[2001:db8::1]:80".parse()?, "UPSTREAM_UNREACHABLE"),
+    ] {
+        for flags in ["", "--send request --to-end", "--nonblocking", "--mptcp"] {
+            let seen = pair.client.client(&format!("connect {to} {flags}"))?;
+            ensure_reset(&seen).map_err(|e| e.context(format!("{to} {flags}")))?;
+        }
+        let line = line_to(&pair.a, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "failed" && line["reason"] == reason,
+            "{to}: {line}"
+        );
     }
     Ok(())
 }
 
-/// A pod without IPv6 cannot open anything in that family around the agent.
+/// An address that two pods claim leads nowhere, whoever of them listens.
 #[test]
-fn a_pod_without_ipv6() -> Result<()> {
-    let pair = Pair::prepare()?;
-    let old = pair
-        .a
-        .pod_with(isthmus_tests::mesh::PodSpec::new("old").only_v4())?;
-    pair.start_agents()?;
-    pair.a.wait_enrolled(&old)?;
-    let _server = pair.server.serve("serve banner blue")?;
-    let capture = pair.mesh.capture()?;
-    let seen = old.client(&format!("connect {}", pair.server.v6(8080)))?;
-    ensure!(seen["connected"] == false, "{seen}");
-    let seen = old.client(&format!("connect {}", pair.server.v4(8080)))?;
-    ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
+fn core_a_disputed_address_is_refused() -> Result<()> {
+    let pair = Pair::new(Mtls::Permissive)?;
+    let rival = pair.b.pod_with(PodSpec::new("rival").outside())?;
+    let mut claim = rival.yaml()?;
+    for (own, disputed) in rival.addresses().iter().zip(pair.server.addresses()) {
+        claim = claim.replace(&format!("\"{own}\""), &format!("\"{disputed}\""));
+    }
+    let _blue = pair.server.serve("serve banner blue")?;
+    let seen = pair
+        .client
+        .client(&format!("connect {}", pair.server.v4(8080)))?;
     ensure!(
-        capture.stop()?.beside(15008).is_empty(),
-        "beside the tunnel"
+        seen["connected"] == true && seen["errno"].is_null(),
+        "{seen}"
+    );
+    pair.a.after(|| pair.mesh.write("pod-rival", &claim))?;
+    let capture = pair.mesh.capture()?;
+    for to in [pair.server.v4(8080), pair.server.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to} --send secret"))?;
+        ensure_reset(&seen)?;
+        pair.a.wait_access("the refusal", |line| {
+            line["dst"] == to.to_string()
+                && line["outcome"] == "denied"
+                && line["reason"] == "DESTINATION_UNKNOWN"
+        })?;
+    }
+    let recording = capture.stop()?;
+    ensure!(
+        recording.directions().count() == 0,
+        "somebody was sent something"
     );
     Ok(())
+}
+
+/// While a file of the configuration could never be read, who is in the mesh is reached and
+/// nobody else: the address may belong to a workload that the file names.
+#[test]
+fn core_an_incomplete_configuration_refuses_the_unknown() -> Result<()> {
+    let pair = Pair::new(Mtls::Permissive)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let _servers = [
+        pair.server.serve("serve banner blue")?,
+        outside.serve("serve banner outside")?,
+    ];
+    pair.a.kill9()?;
+    pair.mesh.write("broken", "apiVersion: v1\nkind: [Pod\n")?;
+    pair.a.start()?;
+    pair.a.wait_state(&pair.client.uid(), "enrolled")?;
+    let known = |pod: &Pod| pod.client(&format!("connect {}", pair.server.v4(8080)));
+    ensure!(
+        known(&pair.client)?["errno"].is_null(),
+        "{}",
+        known(&pair.client)?
+    );
+    let capture = pair.mesh.capture()?;
+    for to in [outside.v4(8080), outside.v6(8080)] {
+        let seen = pair.client.client(&format!("connect {to} --send secret"))?;
+        ensure_reset(&seen)?;
+        let line = line_to(&pair.a, &to.to_string())?;
+        ensure!(
+            line["outcome"] == "denied" && line["reason"] == "DESTINATION_UNKNOWN",
+            "{line}"
+        );
+    }
+    let recording = capture.stop()?;
+    let leaks = recording
+        .directions()
+        .filter(|direction| outside.addresses().contains(&direction.to.ip()));
+    ensure!(leaks.count() == 0, "something was sent");
+    pair.mesh.remove("broken")?;
+    isthmus_tests::wait::wait_until("the mended configuration is in force", || {
+        let seen = pair.client.client(&format!("connect {}", outside.v4(8080)));
+        seen.is_ok_and(|seen| seen["errno"].is_null())
+    })
+}
+
+/// The line about a connection to this original destination.
+fn line_to(node: &Node, to: &str) -> Result<Value> {
+    node.wait_access(to, |line| line["dst"] == to)
 }

@@ -1,158 +1,233 @@
 //! The agent goes and comes: nothing leaks meanwhile, and everything flows again at once.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use isthmus_tests::capture::Capture;
+use isthmus_tests::mesh::Node;
+use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::wait_until;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::asked::{Crossing, crossing, wait_unknown};
 use crate::pair::Pair;
 
 /// What is pinned is adopted: the same links, still attached, now with the new agent's programs.
 #[test]
-fn core_links_are_adopted() -> Result<()> {
+fn core_pinned_links_are_adopted() -> Result<()> {
     let pair = Pair::start()?;
-    let links = |status: &Value| -> Vec<(String, String)> {
-        let all = status["kernel"]["attachments"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        // The one on the agent's own cgroup serves its sockets, and goes with them.
-        let all = all.filter(|a| a["name"] != "isthmus_clients");
-        let mut links: Vec<_> = all
-            .map(|a| (a["name"].to_string(), a["link_id"].to_string()))
-            .collect();
-        links.sort();
+    let (links, programs) = (pins(&pair.a)?, programs(&pair.a)?);
+    ensure!(
         links
-    };
-    let before = links(&pair.a.cli("status")?);
-    ensure!(before.len() >= 6, "{before:?}");
+            .keys()
+            .any(|path| path.to_string_lossy().contains("lookup")),
+        "no link to the pod's namespace among {links:?}"
+    );
     pair.a.restart()?;
     pair.a.wait_enrolled(&pair.client)?;
-    let status = pair.a.cli("status")?;
     ensure!(
-        links(&status) == before,
-        "the links were {before:?} and are {:?}",
-        links(&status)
+        pins(&pair.a)? == links,
+        "the pins were {links:?} and are {:?}",
+        pins(&pair.a)?
     );
-    let attached = status["kernel"]["attachments"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .all(|a| a["attached"] == true);
-    ensure!(attached, "{status}");
+    let now = self::programs(&pair.a)?;
+    for (name, (link, program)) in &programs {
+        let (link_now, program_now) = now.get(name).context("an attachment is gone")?;
+        ensure!(link == link_now, "{name}: link {link}, then {link_now}");
+        ensure!(
+            program != program_now,
+            "{name}: still the dead agent's program {program}"
+        );
+    }
     Ok(())
 }
 
-/// Killed and restarted five times under load: connections fail meanwhile, none goes astray,
-/// no byte is in the clear, and in the end all are fine.
+/// Each pinned link with its inode: one that is removed and pinned anew has another.
+fn pins(node: &Node) -> Result<BTreeMap<PathBuf, u64>> {
+    fs::read_dir(node.pin_dir().join("links"))?
+        .map(|entry| {
+            let path = entry?.path();
+            let inode = fs::metadata(&path)?.ino();
+            Ok((path, inode))
+        })
+        .collect()
+}
+
+/// The pinned attachments by name: link id and program id.
+fn programs(node: &Node) -> Result<BTreeMap<String, (Value, Value)>> {
+    let status = node.cli("status")?;
+    let all = status["kernel"]["attachments"]
+        .as_array()
+        .context("attachments")?;
+    ensure!(all.iter().all(|a| a["attached"] == true), "{status}");
+    // The one on the agent's own cgroup lives and dies with the agent.
+    let pinned = all.iter().filter(|a| a["name"] != "isthmus_clients");
+    let pinned: BTreeMap<_, _> = pinned
+        .map(|a| {
+            let ids = (a["link_id"].clone(), a["prog_id"].clone());
+            (a["name"].to_string(), ids)
+        })
+        .collect();
+    ensure!(pinned.len() == 7, "{status}");
+    Ok(pinned)
+}
+
+/// Killed: what it carried ends, new connections are refused, nothing goes around. Started
+/// again: it carries as before.
 #[test]
-fn killed_under_load() -> Result<()> {
+fn core_killed_and_started_again() -> Result<()> {
+    let pair = Pair::start()?;
+    let _echo = pair.server.serve("serve echo")?;
+    for node in [&pair.a, &pair.b] {
+        ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+        let talk = Talk::open(&pair.client, pair.server.v6(8080))?;
+        let capture = pair.mesh.capture()?;
+        node.kill9()?;
+        talk.end()?;
+        for to in [pair.server.v4(8080), pair.server.v6(8080)] {
+            let seen = pair
+                .client
+                .client(&format!("connect {to} --send marker-Q7x"))?;
+            let errno = seen["errno"].as_str().unwrap_or_default();
+            ensure!(
+                ["ECONNREFUSED", "ECONNRESET"].contains(&errno),
+                "{} is dead: {seen}",
+                node.name()
+            );
+        }
+        ensure_clean(capture, b"marker-Q7x")?;
+        node.start()?;
+        pair.wait_enrolled()?;
+        ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+    }
+    // Tunnels without a stream broke too. That is nobody's connection.
+    let lines = pair.b.access_log()?;
+    let strange: Vec<_> = lines
+        .iter()
+        .filter(|line| line["reason"] == "BAD_REQUEST")
+        .collect();
+    ensure!(strange.is_empty(), "{strange:#?}");
+    Ok(())
+}
+
+fn ensure_clean(capture: Capture, marker: &[u8]) -> Result<()> {
+    let recording = capture.stop()?;
+    ensure!(!recording.contains(marker), "plaintext was on the bridge");
+    let beside = recording.beside(15008);
+    ensure!(beside.is_empty(), "bytes beside the tunnel: {beside:?}");
+    let around: Vec<_> = recording
+        .syns()
+        .iter()
+        .filter(|syn| syn.to.port() != 15008)
+        .collect();
+    ensure!(around.is_empty(), "SYNs around the agent: {around:?}");
+    Ok(())
+}
+
+/// Killed and started again under load, either end's: connections are refused meanwhile, none
+/// goes astray, no byte is in the clear, and once it is back not one fails.
+#[test]
+fn killed_and_started_again_under_load() -> Result<()> {
     let pair = Pair::start()?;
     let _server = pair.server.serve("serve banner marker-of-the-server")?;
-    let (v4, v6) = (pair.server.v4(8080), pair.server.v6(8080));
-    let targets = format!("--targets {v4}=marker-of-the-server,{v6}=marker-of-the-server");
+    let targets = [pair.server.v4(8080), pair.server.v6(8080)];
+    let targets = targets.map(|to| (to, "marker-of-the-server"));
     let capture = pair.mesh.capture()?;
-    let mut flood = pair
-        .client
-        .start(&format!("flood --threads 8 --seconds 12 {targets}"))?;
-    for n in 0..5 {
-        let node = if n % 2 == 0 { &pair.a } else { &pair.b };
-        let carried = node.access_log()?.len();
-        wait_until("traffic flows", || {
-            node.access_log()
-                .is_ok_and(|lines| lines.len() > carried + 20)
-        })?;
-        node.restart()?;
+    let flood = Flood::start(&pair.client, 8, &targets)?;
+    for node in [&pair.a, &pair.b, &pair.a, &pair.b] {
+        flood.wait_right()?;
+        node.kill9()?;
+        flood.wait_failed()?;
+        node.start()?;
+        pair.wait_enrolled()?;
+        flood.wait_right()?;
     }
-    pair.wait_enrolled()?;
-    ensure!(flood.wait()?.success(), "{}", flood.stdout());
-    let seen: Value = serde_json::from_str(&flood.stdout())?;
-    ensure!(
-        seen["wrong"]
-            .as_object()
-            .is_some_and(serde_json::Map::is_empty),
-        "some went astray: {seen}"
+    let tally = flood.stop()?;
+    ensure!(tally["wrong"] == json!({}), "some went astray: {tally}");
+    ensure_clean(capture, b"marker-of-the-server")?;
+    let text = format!(
+        "flood --threads 8 --connections 1000 --targets {}=marker-of-the-server",
+        pair.server.v4(8080)
     );
-    ensure!(seen["right"].as_u64() > Some(100), "{seen}");
-    let after = pair
-        .client
-        .client(&format!("flood --threads 8 --connections 1000 {targets}"))?;
+    let after = pair.client.client(&text)?;
     ensure!(after["right"] == 1000, "after the restarts: {after}");
-    let recording = capture.stop()?;
-    ensure!(
-        !recording.contains(b"marker-of-the-server"),
-        "plaintext was on the bridge"
-    );
-    ensure!(
-        recording.beside(15008).is_empty(),
-        "beside the tunnel: {:?}",
-        recording.beside(15008)
-    );
     Ok(())
 }
 
-/// The new agent starts beside the old one, takes over, and the old one drains: no connection
-/// of a steady stream is lost.
+/// A new agent starts beside the old one and takes over, which then drains: no connection is
+/// lost, neither new ones under load nor one that the old agent carries to its end.
 #[test]
 fn taken_over_without_a_loss() -> Result<()> {
     let pair = Pair::start()?;
-    let _server = pair.server.serve("serve banner blue")?;
-    let mut flood = pair.client.start(&format!(
-        "flood --threads 4 --seconds 10 --targets {}=blue",
-        pair.server.v4(8080)
-    ))?;
+    let _servers = (
+        pair.server.serve("serve banner blue")?,
+        pair.server.serve("serve echo --listen [::]:7000")?,
+    );
+    let flood = Flood::start(&pair.client, 4, &[(pair.server.v4(8080), "blue")])?;
     for node in [&pair.a, &pair.b] {
-        let carried = node.access_log()?.len();
-        wait_until("traffic flows", || {
-            node.access_log()
-                .is_ok_and(|lines| lines.len() > carried + 20)
-        })?;
+        flood.wait_right()?;
+        let talk = Talk::open(&pair.client, pair.server.v6(7000))?;
         let old = node.pid()?;
         node.launch()?;
-        wait_until("the new agent answers and has enrolled its pod", || {
+        wait_until("the new agent answers and is ready", || {
             node.cli("status")
                 .is_ok_and(|status| status["pid"] != old && status["ready"] == true)
-                && node.cli("workloads").is_ok_and(|all| {
-                    all.as_array()
-                        .is_some_and(|all| all.iter().any(|w| w["state"] == "enrolled"))
-                })
         })?;
+        pair.wait_enrolled()?;
+        flood.wait_right()?;
         node.signal_oldest(Signal::SIGTERM)?;
+        flood.wait_right()?;
+        talk.ask()?;
+        talk.close()?;
         let status = node.wait_oldest()?;
         ensure!(status.success(), "the old agent ended with {status}");
+        flood.wait_right()?;
+        // The new agent has the admin address once the old one has left it.
+        node.wait_ready()?;
     }
-    ensure!(flood.wait()?.success(), "{}", flood.stdout());
-    let seen: Value = serde_json::from_str(&flood.stdout())?;
-    let lost = [&seen["wrong"], &seen["errors"]]
-        .iter()
-        .any(|map| map.as_object().is_none_or(|map| !map.is_empty()));
-    ensure!(!lost && seen["right"].as_u64() > Some(100), "{seen}");
+    let tally = flood.stop()?;
+    let lost = tally["wrong"] != json!({}) || tally["errors"] != json!({});
+    ensure!(!lost, "{tally}");
     Ok(())
 }
 
-/// SIGTERM lets running connections finish, and the agent then ends by itself.
+/// SIGTERM: not ready any more, new connections are refused both ways, the running ones go on
+/// to their end, and then so does the agent.
 #[test]
-fn sigterm_drains() -> Result<()> {
+fn core_sigterm_drains() -> Result<()> {
     let pair = Pair::start()?;
-    let server = pair.server.serve("serve transfer")?;
-    let mut client = pair.client.start(&format!(
-        "transfer {} --bytes {}",
-        pair.server.v4(8080),
-        64 << 20
-    ))?;
-    server.wait_line(|line| line.starts_with("accepted"))?;
-    client.signal(Signal::SIGSTOP)?;
+    let _servers = (
+        pair.server.serve("serve echo")?,
+        pair.client.serve("serve echo")?,
+    );
+    let talks = [
+        Talk::open(&pair.client, pair.server.v4(8080))?,
+        Talk::open(&pair.server, pair.client.v6(8080))?,
+    ];
     pair.a.signal_oldest(Signal::SIGTERM)?;
-    wait_until("the agent is not ready any more", || {
-        !pair
-            .a
-            .http("/readyz")
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    wait_until("the agent says that it is shutting down", || {
+        pair.a.http("/readyz").is_ok_and(|answer| {
+            answer.starts_with("HTTP/1.1 503") && answer.contains("shutting down")
+        })
     })?;
-    client.signal(Signal::SIGCONT)?;
-    ensure!(client.wait()?.success(), "the connection did not survive");
-    let seen: Value = serde_json::from_str(&client.stdout())?;
-    ensure!(seen["equal"] == true, "{seen}");
+    wait_until("new connections are refused", || {
+        pair.client
+            .client(&format!("connect {} --send x", pair.server.v4(8080)))
+            .is_ok_and(|seen| seen["errno"] == "ECONNREFUSED")
+    })?;
+    let seen = pair
+        .server
+        .client(&format!("connect {} --send x", pair.client.v4(8080)))?;
+    ensure!(
+        seen["read"] == "" && seen["errno"] == "ECONNRESET",
+        "a new one towards the pod: {seen}"
+    );
+    talks.iter().try_for_each(Talk::ask)?;
+    talks.iter().try_for_each(Talk::close)?;
     let status = pair.a.wait_oldest()?;
     ensure!(status.success(), "the agent ended with {status}");
     // Gone, and still nothing gets out.
@@ -160,5 +235,63 @@ fn sigterm_drains() -> Result<()> {
         .client
         .client(&format!("connect {}", pair.server.v4(8080)))?;
     ensure!(seen["connected"] == false, "{seen}");
+    Ok(())
+}
+
+/// An agent that is started with a pod's file broken does not take the pod for one that left:
+/// its traffic stays refused, both ways, until the file is mended.
+#[test]
+fn core_a_broken_file_at_the_start_keeps_its_pod_guarded() -> Result<()> {
+    let mut pair = Pair::start()?;
+    let _servers = (
+        pair.server.serve("serve echo")?,
+        pair.client.serve("serve echo")?,
+    );
+    let outsider = pair.mesh.outsider("outsider")?;
+    pair.a.kill9()?;
+    pair.mesh.write("pod-default-client", "kind: [")?;
+    pair.a.start()?;
+    let capture = pair.mesh.capture()?;
+    let problems = pair.a.cli("problems")?.to_string();
+    ensure!(problems.contains("pod-default-client.yaml"), "{problems}");
+    for to in [pair.server.v4(8080), outsider.v6(8080)] {
+        let seen = pair
+            .client
+            .client(&format!("connect {to} --send marker-Q7x"))?;
+        ensure!(seen["errno"] == "ECONNREFUSED", "to {to}: {seen}");
+    }
+    let recording = capture.stop()?;
+    ensure!(recording.directions().count() == 0, "bytes left the pod");
+    let seen = outsider.client(&format!("connect {} --send x", pair.client.v4(8080)))?;
+    ensure!(seen["errno"] == "ECONNREFUSED", "into the pod: {seen}");
+
+    pair.client.configure()?;
+    pair.a.wait_enrolled(&pair.client)?;
+    ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+    Ok(())
+}
+
+/// A pod whose file is gone when the agent comes back is released: it is on its own again.
+#[test]
+fn core_a_pod_that_left_meanwhile_is_released() -> Result<()> {
+    let mut pair = Pair::start()?;
+    let _echo = pair.server.serve("serve echo")?;
+    pair.a.kill9()?;
+    pair.client.forget()?;
+    wait_unknown(&pair.b, &pair.client)?;
+    let seen = pair
+        .client
+        .client(&format!("connect {}", pair.server.v4(8080)))?;
+    ensure!(
+        seen["connected"] == false,
+        "released by nobody's hand: {seen}"
+    );
+    pair.a.start()?;
+    ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Plain);
+    let links = pins(&pair.a)?;
+    ensure!(
+        links.len() == 7,
+        "a link to the namespace stayed: {links:?}"
+    );
     Ok(())
 }

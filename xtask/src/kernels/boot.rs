@@ -9,14 +9,17 @@ use crate::command::Run;
 use crate::phases::Counted;
 
 /// Emulation is ten to thirty times slower than the machine; this only ends what hangs.
-const AT_MOST: &str = "1500";
+const AT_MOST: &str = "3000";
 
 /// Boots, passes the guest's output on, and counts its tests.
 pub(super) fn boot(kernel: &Kernel, root: &Path, counted: &mut Counted) -> Result<()> {
     let mut status = None;
     let mut booted = false;
-    Run::new("timeout")
+    // The emulator ends with xtask, however that ends.
+    Run::new("setpriv")
+        .words("--pdeathsig TERM timeout --foreground")
         .arg(AT_MOST)
+        .words("setpriv --pdeathsig KILL")
         .words("qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -display none -vga none -serial stdio -monitor none -no-reboot -nic none -kernel")
         .arg(&kernel.image)
         .arg("-initrd")

@@ -45,7 +45,7 @@ while read -r module; do
 done < /modules/order
 echo "booted $(uname -r)"
 ulimit -n 16384
-RUST_BACKTRACE=1 ISTHMUS_TEST_SLOWNESS=10 /test/mesh core_ --test-threads=1
+ISTHMUS_TEST_SLOWNESS=10 /test/mesh "$(cat /test/name)" --test-threads=1
 echo "exit status $?"
 poweroff -f
 "#;
@@ -83,8 +83,9 @@ pub(super) fn kernel(package: &str) -> Result<Kernel> {
     Ok(Kernel { folder, image })
 }
 
-/// Makes the root folder as an initramfs, and gives its path.
-pub(super) fn root(kernel: &Kernel, tests: &Path) -> Result<PathBuf> {
+/// Makes the root folder as an initramfs that runs the tests with `name` in their names, and
+/// gives its path.
+pub(super) fn root(kernel: &Kernel, tests: &Path, name: &str) -> Result<PathBuf> {
     let root = kernel.folder.join("root");
     clear(&root)?;
     for folder in [
@@ -99,6 +100,7 @@ pub(super) fn root(kernel: &Kernel, tests: &Path) -> Result<PathBuf> {
     add_program(&root, &debug.join("mesh-agent"), "test/mesh-agent")?;
     add_program(&root, &debug.join("traffic"), "test/traffic")?;
     add_program(&root, &which("ip")?, "bin/ip")?;
+    fs::write(root.join("test/name"), name)?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let image = kernel.folder.join("root.img");

@@ -22,6 +22,13 @@ pub(super) struct Enroller {
     pub(super) claims: Claims,
 }
 
+/// Why a pod was not enrolled.
+pub(super) struct Refused {
+    pub(super) problems: Vec<Problem>,
+    /// Its network namespace, where that much could be found out.
+    pub(super) netns: Option<NetnsCookie>,
+}
+
 /// Which pod has which network namespace: two paths may lead to one, and two pods
 /// in one could not be told apart.
 #[derive(Default)]
@@ -55,29 +62,36 @@ impl Enroller {
         &self,
         workload: Arc<Workload>,
         strict: bool,
-    ) -> Result<Arc<Pod>, Vec<Problem>> {
+    ) -> Result<Arc<Pod>, Refused> {
+        let refused = |problems| Refused {
+            problems,
+            netns: None,
+        };
         let found = check_local_pod(&workload, &self.pods_cgroup);
         if !found.is_empty() {
-            return Err(found);
+            return Err(refused(found));
         }
         let Some(local) = workload.local.clone() else {
-            return Err(found);
+            return Err(refused(found));
         };
-        let netns_problem =
-            |error: io::Error| vec![problem(&workload, "isthmus.dev/netns", &error)];
         let netns = Netns::open(&local.netns, &self.thread)
             .await
-            .map_err(netns_problem)?;
+            .map_err(|error| refused(vec![problem(&workload, "isthmus.dev/netns", &error)]))?;
         if let Err(owner) = self.claims.claim(netns.cookie(), &workload.uid) {
             let same = format!("leads to the network namespace of Pod {owner}");
-            return Err(vec![problem(&workload, "isthmus.dev/netns", &same)]);
+            return Err(refused(vec![problem(
+                &workload,
+                "isthmus.dev/netns",
+                &same,
+            )]));
         }
         let cookie = netns.cookie();
         let enrolled = self.enrol_in(&workload, &local, netns, strict).await;
         if enrolled.is_err() {
             self.claims.give_up(cookie, &workload.uid);
         }
-        enrolled
+        let netns = Some(cookie);
+        enrolled.map_err(|problems| Refused { problems, netns })
     }
 
     /// The rest of [`Enroller::enrol`], once the namespace is the pod's.

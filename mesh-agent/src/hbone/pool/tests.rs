@@ -11,11 +11,16 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::{Pool, PoolError, PoolSettings};
+use super::{Connected, Pool, PoolError, PoolSettings};
 use crate::hbone::testing::{Served, paused, pipe, request, serve};
 use crate::hbone::{OpenError, StreamError, TunnelSettings, TunnelStream};
 
 type Opened = Result<TunnelStream, PoolError<&'static str>>;
+
+/// What a dial returns that involved no TLS.
+fn connected(io: DuplexStream) -> Result<Connected<DuplexStream>, &'static str> {
+    Ok(Connected { io, session: None })
+}
 
 /// A destination that dials, serves, and counts.
 #[derive(Clone)]
@@ -56,7 +61,7 @@ impl Destination {
     }
 
     async fn open(&self, pool: &Pool<u8, &'static str>, key: u8) -> Opened {
-        pool.open(&key, &request(), async || self.dial().await)
+        pool.open(&key, &request(), async || connected(self.dial().await?))
             .await
     }
 
@@ -214,7 +219,7 @@ fn a_refusal_is_not_tried_again() {
                     incoming.refuse(crate::hbone::Refusal::Unauthorized);
                 }
             });
-            Ok::<_, &'static str>(near)
+            connected(near)
         };
         for _ in 0..2 {
             let error = pool.open(&1, &request(), refuse).await.unwrap_err();
@@ -246,7 +251,7 @@ fn a_stream_the_peer_refuses_goes_to_a_fresh_tunnel() {
                     }
                 }
             });
-            Ok::<_, &'static str>(near)
+            connected(near)
         };
         let _first = pool.open(&1, &request(), dial).await.unwrap();
         let _second = pool.open(&1, &request(), dial).await.unwrap();

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use crate::socket::{self, How, errno_name};
@@ -25,6 +26,9 @@ pub(crate) struct Options {
     /// Go on for this long instead
     #[arg(long)]
     seconds: Option<u64>,
+    /// Go on until SIGTERM instead, and tell of the progress: `right N` and `failed N`, now and then
+    #[arg(long, conflicts_with_all = ["connections", "seconds"])]
+    until_told: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,19 +57,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let next = AtomicUsize::new(0);
     let start = Instant::now();
     let deadline = options.seconds.map(|s| start + Duration::from_secs(s));
-    let total = if deadline.is_some() {
+    let total = if deadline.is_some() || options.until_told {
         usize::MAX
     } else {
         options.connections
     };
+    if options.until_told {
+        stop_when_told()?;
+    }
+    let progress = Progress::default();
     let work = || {
         let mut tally = Tally::default();
-        while deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        while deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && !TOLD_TO_STOP.load(Ordering::Relaxed)
+        {
             let n = next.fetch_add(1, Ordering::Relaxed);
             if n >= total {
                 break;
             }
-            tally.add(&options.targets[n % options.targets.len()]);
+            let right = tally.add(&options.targets[n % options.targets.len()]);
+            if options.until_told {
+                progress.tell(right);
+            }
         }
         tally
     };
@@ -84,10 +97,55 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+static TOLD_TO_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Before any thread is there, so that none takes the signal.
+fn stop_when_told() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            TOLD_TO_STOP.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(())
+}
+
+/// What is told while the flood runs.
+#[derive(Default)]
+struct Progress {
+    right: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Progress {
+    /// Connections from one line of each kind to the next.
+    const STEP: usize = 20;
+    /// What a client waits before it tries again what failed.
+    const AGAIN: Duration = Duration::from_millis(5);
+
+    fn tell(&self, right: bool) {
+        let (count, word) = if right {
+            (&self.right, "right")
+        } else {
+            std::thread::sleep(Self::AGAIN);
+            (&self.failed, "failed")
+        };
+        let now = count.fetch_add(1, Ordering::Relaxed) + 1;
+        if now.is_multiple_of(Self::STEP) {
+            println!("{word} {now}");
+        }
+    }
+}
+
 impl Tally {
-    fn add(&mut self, target: &Target) {
-        match who_answers(target.address) {
-            Ok(name) if name == target.name => self.right += 1,
+    /// Says whether the right server answered.
+    fn add(&mut self, target: &Target) -> bool {
+        let answer = who_answers(target.address);
+        let right = answer.as_ref().is_ok_and(|name| *name == target.name);
+        match answer {
+            Ok(_) if right => self.right += 1,
             Ok(name) => {
                 *self
                     .wrong
@@ -96,6 +154,7 @@ impl Tally {
             }
             Err(error) => *self.errors.entry(errno_name(&error)).or_default() += 1,
         }
+        right
     }
 
     fn merge(mut self, other: Self) -> Self {

@@ -10,6 +10,7 @@ mod oneway;
 mod raw;
 mod server;
 mod socket;
+mod talk;
 mod udp;
 
 use std::net::SocketAddr;
@@ -34,6 +35,8 @@ enum Command {
     Flood(flood::Options),
     /// Sends bytes both ways at once to a `transfer` server, and compares SHA-256
     Transfer(bulk::Options),
+    /// Keeps one connection open to an `echo` server, and asks at each SIGUSR1
+    Talk(talk::Options),
     /// Sends bytes to a `sink` server, and compares SHA-256
     Upload(oneway::Upload),
     /// Receives bytes from a `source` server, and compares SHA-256
@@ -53,7 +56,7 @@ enum Command {
     },
     /// Sends one TCP SYN from a raw socket
     RawSyn {
-        /// Where to (IPv4)
+        /// Where to
         to: SocketAddr,
     },
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Connect(options) => client::run(&options),
         Command::Flood(options) => flood::run(&options),
         Command::Transfer(options) => bulk::run(&options),
+        Command::Talk(options) => talk::run(&options),
         Command::Upload(options) => oneway::upload(&options),
         Command::Download(options) => oneway::download(&options),
         Command::Pingpong(options) => client::pingpong(&options),

@@ -5,30 +5,34 @@
     reason = "raw sockets need a plain socket(2) for protocol TCP"
 )]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Result, bail};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use serde_json::json;
 
 const SOURCE_PORT: u16 = 61_234;
 
 pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
-    let SocketAddr::V4(to) = to else {
-        bail!("only IPv4")
-    };
     // A UDP socket that is connected, and sends nothing, tells the own address.
-    let probe = UdpSocket::bind("0.0.0.0:0")?;
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = UdpSocket::bind((any, 0))?;
     probe.connect(to)?;
-    let IpAddr::V4(from) = probe.local_addr()?.ip() else {
-        bail!("no IPv4 address")
+    let from = probe.local_addr()?.ip();
+    let family = if to.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
     };
     // SAFETY: takes no pointer; the descriptor it returns is owned by nobody else.
     let fd = Errno::result(unsafe {
         libc::socket(
-            libc::AF_INET,
+            family,
             libc::SOCK_RAW | libc::SOCK_CLOEXEC,
             libc::IPPROTO_TCP,
         )
@@ -36,6 +40,19 @@ pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
     // SAFETY: `fd` was just opened here.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
 
+    // A raw IPv6 socket takes the port for a protocol number.
+    let target = SockaddrStorage::from(SocketAddr::new(to.ip(), 0));
+    let segment = segment(from, to)?;
+    let result = sendto(fd.as_raw_fd(), &segment, &target, MsgFlags::empty());
+    println!(
+        "{}",
+        json!({"sent": result.is_ok(), "errno": result.err().map(|e| format!("{e:?}")), "source_port": SOURCE_PORT})
+    );
+    Ok(())
+}
+
+/// A TCP header with SYN alone.
+fn segment(from: IpAddr, to: SocketAddr) -> Result<[u8; 20]> {
     let mut segment = [0_u8; 20];
     segment[0..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
     segment[2..4].copy_from_slice(&to.port().to_be_bytes());
@@ -43,20 +60,19 @@ pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
     segment[12] = 5 << 4;
     segment[13] = 0x02;
     segment[14..16].copy_from_slice(&64_240_u16.to_be_bytes());
-    let checksum = checksum(&[&from.octets(), &to.ip().octets(), &[0, 6, 0, 20], &segment]);
+    // The pseudo-headers of RFC 9293 §3.1 and RFC 8200 §8.1 sum up alike: addresses, length, 6.
+    let rest = [0, 6, 0, 20];
+    let checksum = match (from, to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            checksum(&[&from.octets(), &to.octets(), &rest, &segment])
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            checksum(&[&from.octets(), &to.octets(), &rest, &segment])
+        }
+        _ => bail!("{from} and {to} are not of one family"),
+    };
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-
-    let result = sendto(
-        fd.as_raw_fd(),
-        &segment,
-        &SockaddrIn::from(to),
-        MsgFlags::empty(),
-    );
-    println!(
-        "{}",
-        json!({"sent": result.is_ok(), "errno": result.err().map(|e| format!("{e:?}")), "source_port": SOURCE_PORT})
-    );
-    Ok(())
+    Ok(segment)
 }
 
 /// The Internet checksum (RFC 1071) over parts of even length.

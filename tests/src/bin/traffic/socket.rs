@@ -88,8 +88,10 @@ pub(crate) fn connect(to: SocketAddr, how: &How, first: &[u8]) -> io::Result<(Tc
 pub(crate) fn listen(at: SocketAddr, mptcp: bool) -> io::Result<TcpListener> {
     let fd = open(at, mptcp)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    // Fast Open for clients with a cookie, without waiting for the handshake.
-    set_int(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 1024)?;
+    if !mptcp {
+        // Multipath sockets have no such option before Linux 6.2.
+        set_int(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 1024)?;
+    }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
     nix::sys::socket::listen(&fd, nix::sys::socket::Backlog::MAXCONN)?;
     Ok(TcpListener::from(fd))

@@ -125,9 +125,10 @@ impl Intruder {
             let mut granted = usize::from(first.0.status() == 200);
             let mut open = Vec::new();
             for (response, stream) in held {
-                let answer =
-                    tokio::time::timeout(std::time::Duration::from_secs(10), response).await;
-                if let Ok(Ok(response)) = answer
+                // They are answered in order: after one that waits for its turn, all do.
+                let wait = tokio::time::timeout(std::time::Duration::from_secs(5), response);
+                let Ok(answer) = wait.await else { break };
+                if let Ok(response) = answer
                     && response.status() == 200
                 {
                     granted += 1;
