@@ -55,14 +55,14 @@ fn core_plaintext_client_is_seen_by_its_own_address() -> Result<()> {
 fn core_refused_plaintext_is_counted_and_logged() -> Result<()> {
     let pair = strict()?;
     let outsider = pair.mesh.outsider("outsider")?;
-    let hold = pair.server.serve("serve hold")?;
+    let echo = pair.server.serve("serve echo")?;
     for to in [
         pair.server.v4(8080),
         pair.server.v6(8080),
         pair.server.v4(8081),
         pair.server.v6(8081),
     ] {
-        let seen = outsider.client(&format!("connect {to} --send hello --to-end"))?;
+        let seen = outsider.client(&format!("connect {to} --send hello --half-close --to-end"))?;
         ensure!(
             seen["errno"] == "ECONNRESET" && seen["read"] == "",
             "{to}: {seen}"
@@ -80,7 +80,7 @@ fn core_refused_plaintext_is_counted_and_logged() -> Result<()> {
         .b
         .metric("isthmus_connections_refused_total", &labels)?;
     ensure!((counted - 4.0).abs() < 0.5, "the metric says {counted}");
-    ensure!(hold.stdout() == "ready\n", "reached: {}", hold.stdout());
+    ensure!(echo.stdout() == "ready\n", "reached: {}", echo.stdout());
     Ok(())
 }
 
