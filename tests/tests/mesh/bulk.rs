@@ -155,7 +155,11 @@ fn a_killed_application() -> Result<()> {
     let mut client = pair
         .client
         .start(&format!("connect {} --send hello", pair.server.v4(8080)))?;
-    server.wait_line(|line| line.starts_with("accepted"))?;
+    wait_until("the server has unread data", || {
+        let all = pair.b.cli("connections").unwrap_or_default();
+        all.as_array()
+            .is_some_and(|all| all.iter().any(|c| c["bytes_received"] == 6))
+    })?;
     server.signal(Signal::SIGKILL)?;
     server.wait()?;
     client.wait()?;
