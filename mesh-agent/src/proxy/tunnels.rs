@@ -90,9 +90,8 @@ fn failure(error: PoolError<TunnelError>) -> Failure {
         PoolError::Open(OpenError::Refused { .. }) => Reason::UpstreamRejected,
         PoolError::Open(OpenError::Timeout(_)) => Reason::UpstreamTimeout,
         PoolError::Open(OpenError::Exhausted(_)) => Reason::PoolExhausted,
-        PoolError::Open(OpenError::Reset { .. } | OpenError::TunnelLost { .. }) => {
-            Reason::TunnelLost
-        }
+        PoolError::Open(OpenError::Reset { .. }) => Reason::UpstreamRejected,
+        PoolError::Open(OpenError::TunnelLost { .. }) => Reason::TunnelLost,
     };
     let opened = matches!(error, PoolError::Open(_));
     let failure = Failure::failed(reason, error);
