@@ -110,6 +110,13 @@ pub async fn run(
     log.register(&registry);
     let access = AccessLog::spawn(log.dropped()).map_err(Error::Start)?;
     let observer = Observer::new(&registry, access);
+    for absent in intercept::features::probe(&options.pods_cgroup, &options.pin_dir)
+        .into_iter()
+        .filter(|feature| !feature.present)
+    {
+        tracing::warn!(feature = absent.name, needed = absent.needed, detail = %absent.detail,
+            cure = absent.cure, "this machine lacks a feature");
+    }
     let interceptor = Interceptor::open(&intercept::Options {
         pods_cgroup: options.pods_cgroup.clone(),
         pin_dir: options.pin_dir.clone(),

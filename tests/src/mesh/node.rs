@@ -33,6 +33,7 @@ pub struct Node {
     folder: PathBuf,
     config: PathBuf,
     agents: Mutex<Vec<Agent>>,
+    options: Mutex<Vec<String>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
 }
@@ -53,6 +54,7 @@ impl Node {
             config: world.config(),
             folder,
             agents: Mutex::default(),
+            options: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
         })
@@ -115,6 +117,12 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Gives further options of `mesh-agent run` to agents that are started from now on.
+    pub fn set_options(&self, options: &[&str]) {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
     /// Starts the agent and waits until it says that it is ready.
@@ -276,6 +284,7 @@ impl Node {
             .arg("--state-dir")
             .arg(self.world.folder.path.join("state"))
             .args(["--admin", &admin.to_string()])
+            .args(&*self.options.lock().unwrap_or_else(PoisonError::into_inner))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

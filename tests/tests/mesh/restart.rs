@@ -238,6 +238,26 @@ fn core_sigterm_drains() -> Result<()> {
     Ok(())
 }
 
+/// A connection that outlives the time to drain is reset, and its line says why.
+#[test]
+fn the_time_to_drain_ends() -> Result<()> {
+    let pair = Pair::start()?;
+    pair.a.set_options(&["--drain-timeout", "1"]);
+    pair.a.restart()?;
+    let _echo = pair.server.serve("serve echo")?;
+    let talk = Talk::open(&pair.client, pair.server.v4(8080))?;
+    pair.a.signal_oldest(Signal::SIGTERM)?;
+    let status = pair.a.wait_oldest()?;
+    ensure!(status.success(), "the agent ended with {status}");
+    let line = pair.a.wait_access("the connection that was cut", |line| {
+        line["direction"] == "outbound" && line["outcome"] == "cut"
+    })?;
+    ensure!(line["reason"] == "DRAINED", "{line}");
+    let end = talk.end()?;
+    ensure!(end == "ECONNRESET", "the application saw {end}");
+    Ok(())
+}
+
 /// An agent that is started with a pod's file broken does not take the pod for one that left:
 /// its traffic stays refused, both ways, until the file is mended.
 #[test]
