@@ -37,7 +37,7 @@ fn a_gibibyte_each_way() -> Result<()> {
 
 /// Sizes around those of records, windows and buffers.
 #[test]
-fn core_awkward_sizes() -> Result<()> {
+fn awkward_sizes() -> Result<()> {
     let pair = Pair::start()?;
     let _server = pair.server.serve("serve transfer")?;
     for (up, down) in [

@@ -37,7 +37,7 @@ fn core_check_finds_what_is_needed() -> Result<()> {
 
 /// What a machine lacks is named with its cure, and makes the command fail.
 #[test]
-fn core_check_names_what_is_missing() -> Result<()> {
+fn check_names_what_is_missing() -> Result<()> {
     let folder = isthmus_tests::mesh::Mesh::new()?.scratch();
     let mut command = Command::new(own_program("mesh-agent")?);
     command

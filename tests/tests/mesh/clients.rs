@@ -52,7 +52,7 @@ fn core_plaintext_client_is_seen_by_its_own_address() -> Result<()> {
 /// STRICT counts and logs each refusal, open port or closed, in both families; the
 /// application learns nothing of it, and no byte goes either way.
 #[test]
-fn core_refused_plaintext_is_counted_and_logged() -> Result<()> {
+fn refused_plaintext_is_counted_and_logged() -> Result<()> {
     let pair = strict()?;
     let outsider = pair.mesh.outsider("outsider")?;
     let echo = pair.server.serve("serve echo")?;

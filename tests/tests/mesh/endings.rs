@@ -85,7 +85,7 @@ fn neighbour(pair: &Pair) -> Result<()> {
 
 /// The server resets while the client is stuck in a write, whose error it is then.
 #[test]
-fn core_server_resets_a_blocked_sender() -> Result<()> {
+fn server_resets_a_blocked_sender() -> Result<()> {
     let pair = strict()?;
     let sink = pair.server.serve("serve sink --stall --listen [::]:81")?;
     for to in [pair.server.v4(81), pair.server.v6(81)] {
@@ -105,7 +105,7 @@ fn core_server_resets_a_blocked_sender() -> Result<()> {
 /// The client resets while what it sent waits everywhere on the way: the server reads a part,
 /// and then the reset, not an end.
 #[test]
-fn core_blocked_sender_resets() -> Result<()> {
+fn blocked_sender_resets() -> Result<()> {
     let pair = strict()?;
     let sink = pair.server.serve("serve sink --stall --listen [::]:81")?;
     for (n, to) in [pair.server.v4(81), pair.server.v6(81)]
@@ -130,7 +130,7 @@ fn core_blocked_sender_resets() -> Result<()> {
 
 /// A client that does not read resets: the server, stuck in a write, learns of it.
 #[test]
-fn core_blocked_receiver_resets() -> Result<()> {
+fn blocked_receiver_resets() -> Result<()> {
     let pair = strict()?;
     let source = pair
         .server
@@ -157,7 +157,7 @@ fn core_blocked_receiver_resets() -> Result<()> {
 
 /// Whatever the way a connection ends, nothing of it crosses the network in the clear.
 #[test]
-fn core_no_ending_shows_a_marker() -> Result<()> {
+fn no_ending_shows_a_marker() -> Result<()> {
     let pair = strict()?;
     let _reset = pair.server.serve("serve reset --listen [::]:81")?;
     let _first = pair.server.serve("serve end-first --listen [::]:82")?;

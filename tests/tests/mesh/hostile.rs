@@ -58,7 +58,7 @@ impl Siege {
 /// A certificate of the mesh opens the door, so that the other tests' refusals mean something;
 /// and then only the pod's own address is reached.
 #[test]
-fn core_connect_leads_to_the_pod_alone() -> Result<()> {
+fn connect_leads_to_the_pod_alone() -> Result<()> {
     let siege = Siege::lay()?;
     let insider = Intruder::of_the_mesh(&siege.pair.mesh.state(), MESH)?;
     let own = siege.pair.server.v4(8080);
@@ -88,7 +88,7 @@ fn core_connect_leads_to_the_pod_alone() -> Result<()> {
 
 /// No certificate, or one that proves nothing here: no tunnel.
 #[test]
-fn core_certificates_that_prove_nothing() -> Result<()> {
+fn certificates_that_prove_nothing() -> Result<()> {
     let siege = Siege::lay()?;
     let state = siege.pair.mesh.state();
     let own = siege.pair.server.v4(8080).to_string();

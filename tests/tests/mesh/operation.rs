@@ -13,7 +13,7 @@ use crate::pair::Pair;
 
 /// The commands answer, in both forms.
 #[test]
-fn core_the_command_line() -> Result<()> {
+fn the_command_line() -> Result<()> {
     let pair = Pair::start()?;
     let status = pair.a.cli("status")?;
     ensure!(
@@ -87,7 +87,7 @@ fn metrics_move() -> Result<()> {
 
 /// The only key on disk is the authority's, and only root reads it; the socket is root's alone.
 #[test]
-fn core_keys_and_sockets_are_private() -> Result<()> {
+fn keys_and_sockets_are_private() -> Result<()> {
     let pair = Pair::start()?;
     let mut private = 0;
     for entry in std::fs::read_dir(pair.mesh.state())? {
@@ -119,7 +119,7 @@ fn core_keys_and_sockets_are_private() -> Result<()> {
 /// A live connection is listed by both agents: whose it is, who proved to be at the other end,
 /// where it goes, how it is secured, and bytes and age that grow.
 #[test]
-fn core_a_live_connection_is_listed() -> Result<()> {
+fn a_live_connection_is_listed() -> Result<()> {
     let pair = Pair::start()?;
     let _echo = pair.server.serve("serve echo")?;
     let talk = Talk::open(&pair.client, pair.server.v4(8080))?;
@@ -208,7 +208,7 @@ fn the_socket_is_for_root_alone() -> Result<()> {
 /// Every connection leaves exactly one line in the log of each agent that carried it, also
 /// when it was refused; the two lines agree on who talked to whom.
 #[test]
-fn core_one_access_line_a_connection_and_side() -> Result<()> {
+fn one_access_line_a_connection_and_side() -> Result<()> {
     let pair = Pair::start()?;
     let _servers = (
         pair.server.serve("serve echo")?,

@@ -9,7 +9,7 @@ use crate::pair::{Banner, Pair, ensure_reset};
 
 /// A workload's own address: over mutual TLS, with both identities in the log of both nodes.
 #[test]
-fn core_a_workloads_address_is_reached_with_identities() -> Result<()> {
+fn a_workloads_address_is_reached_with_identities() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let _blue = pair.server.serve("serve banner blue")?;
     for to in [pair.server.v4(8080), pair.server.v6(8080)] {

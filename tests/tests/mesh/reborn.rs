@@ -12,7 +12,7 @@ use crate::pair::{Pair, ensure_reset};
 /// believes in the old one: the handshake fails at once, also on the tunnel that was open, and
 /// the newcomer receives nothing. Once the client's node knows, the newcomer is reached.
 #[test]
-fn core_a_reused_address_is_not_reached_as_its_old_owner() -> Result<()> {
+fn a_reused_address_is_not_reached_as_its_old_owner() -> Result<()> {
     let mut pair = Pair::prepare()?;
     pair.mesh.mtls(Mtls::Strict)?;
     pair.a.freeze_configuration()?;

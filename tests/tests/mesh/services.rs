@@ -11,7 +11,7 @@ use crate::pair::{Banner, Pair, ensure_reset};
 /// Two ready endpoints share the connections, the third gets none; the application sees the
 /// cluster IP as its peer. Both families.
 #[test]
-fn core_a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
+fn a_cluster_ip_leads_to_the_ready_endpoints() -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let (second, unready) = (pair.b.pod("second")?, pair.b.pod("unready")?);
     for pod in [&second, &unready] {
