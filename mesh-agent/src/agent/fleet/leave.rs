@@ -27,9 +27,10 @@ impl Fleet {
             pod.release();
         } else {
             pod.gone();
-            let labels = pod.labels();
+            // By name: a pod's labels may have changed since a connection was opened.
             self.shared.observer.cut(Reason::PodReleased, |connection| {
-                Arc::ptr_eq(connection.pod(), &labels)
+                let of = connection.pod();
+                of.name == workload.name && of.namespace == workload.namespace
             });
         }
         self.workers.forget(&pod, !alive).await;
