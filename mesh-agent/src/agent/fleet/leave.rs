@@ -1,8 +1,6 @@
 //! Pods that leave the mesh: those that this agent enrolled, and those that an
 //! earlier one left in the kernel.
 
-use std::sync::Arc;
-
 use super::Fleet;
 use crate::intercept::KernelPod;
 use crate::observe::Reason;
