@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use mesh_agent::intercept::{Enrolment, Interceptor, NetnsCookie, Options, remove_all};
+use nix::mount::{MsFlags, umount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netlink;
@@ -75,6 +76,29 @@ pub(crate) fn cgroup_root() -> PathBuf {
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
     let line = line.expect("cgroup v2 is mounted");
     PathBuf::from(line.split(' ').nth(4).unwrap())
+}
+
+/// A bpf file system of the test's own: a machine need not have one.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount(name: &str) -> Self {
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        let none = None::<&str>;
+        nix::mount::mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), none).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let gone = umount(&self.0).map_err(std::io::Error::from);
+        let gone = gone.and_then(|()| fs::remove_dir(&self.0));
+        if !thread::panicking() {
+            gone.unwrap();
+        }
+    }
 }
 
 /// A cgroup directory that goes on drop.
@@ -163,6 +187,7 @@ pub(crate) struct Bed {
     pub(crate) other_cgroup: Cgroup,
     _middle: Cgroup,
     _pods: Cgroup,
+    _bpffs: Bpffs,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -179,9 +204,10 @@ impl Bed {
         let other_cgroup = Cgroup::new(pods.0.join("other"));
         let (pod, outside) = (Netns::new(), Netns::new());
         netlink::join(&pod, &outside);
+        let bpffs = Bpffs::mount(&name);
         let options = Options {
             pods_cgroup: pods.0.clone(),
-            pin_dir: Path::new("/sys/fs/bpf").join(&name),
+            pin_dir: bpffs.0.join("pins"),
             agent_cgroup: None,
         };
         let interceptor = Interceptor::open(&options).unwrap_or_else(|error| panic!("{error}"));
@@ -197,6 +223,7 @@ impl Bed {
             other_cgroup,
             _middle: middle,
             _pods: pods,
+            _bpffs: bpffs,
             _turn: turn,
         }
     }
