@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -92,15 +92,11 @@ async fn within_pod(
     to: SocketAddr,
     client: ClientAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod
-        .sockets
-        .take(Family::of(to))
-        .await
+    let socket = socket(pod, to).await?;
+    shared
+        .interceptor
+        .publish_client(socket.as_fd(), client)
         .map_err(DialError::NoSocket)?;
-    let published = shared.interceptor.publish_client(socket.as_fd(), client);
-    if let Err(error) = published {
-        return Err(DialError::NoSocket(error));
-    }
     let stream = connect(socket.into(), to).await?;
     // Where nothing listens on a port of the ephemeral range, the kernel may choose that very
     // port as the source, and the socket connects to itself (RFC 9293 §3.5, simultaneous open).
@@ -117,11 +113,7 @@ pub(super) async fn plain(
     _permit: &PlainPermit,
     to: SocketAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = pod
-        .sockets
-        .take(Family::of(to))
-        .await
-        .map_err(DialError::NoSocket)?;
+    let socket = socket(pod, to).await?;
     let stream = connect(socket.into(), to).await?;
     keep_alive(&stream).map_err(DialError::NoSocket)?;
     Ok(stream)
@@ -136,11 +128,7 @@ pub(super) async fn tunnel(
 ) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
-    let socket = pod
-        .sockets
-        .take(Family::of(to))
-        .await
-        .map_err(DialError::NoSocket)?;
+    let socket = socket(pod, to).await?;
     let stream = connect(socket.into(), to).await?;
     tls::connect(&credential, permit.expected(), stream)
         .await
@@ -158,6 +146,12 @@ pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
     setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
     Ok(())
+}
+
+/// A socket in the pod's namespace, of the family of `to`.
+async fn socket(pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialError> {
+    let taken = pod.sockets.take(Family::of(to)).await;
+    taken.map_err(DialError::NoSocket)
 }
 
 async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {
