@@ -12,6 +12,7 @@ mod leaf;
 mod spiffe;
 mod store;
 mod svid;
+mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
 pub use ca::{CaError, EmbeddedCa, SigningError};
@@ -20,3 +21,4 @@ pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
 pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
 pub use svid::{Svid, SvidError, TrustBundle};
+pub use trust::{DomainTrust, KeyId, Revocation, Trust, TrustStore, TrustUpdate};
