@@ -72,6 +72,10 @@ pub struct Options {
 /// Time for the access log's last lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// Time for tunnels to send what their last streams left in them. A peer that is
+/// there takes it in a round trip or two.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
 /// Why the agent could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -156,7 +160,7 @@ pub async fn run(
     tend(&fleet, &mut source, stop).await;
 
     view.enter(Phase::Draining);
-    drain(&shared, options.drain_timeout).await;
+    drain(&shared, &fleet, options.drain_timeout).await;
     let access = observer.access_log().clone();
     // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
@@ -265,7 +269,7 @@ async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receive
 
 /// Closes the listeners, lets connections end for `limit`, and cuts the rest. The
 /// pinned programs stay: without an agent the pods' traffic is refused.
-async fn drain(shared: &Shared, limit: Duration) {
+async fn drain(shared: &Arc<Shared>, fleet: &Fleet, limit: Duration) {
     let open = shared.observer.open_connections();
     tracing::info!(connections = open, "draining");
     shared.draining.send_replace(true);
@@ -280,5 +284,14 @@ async fn drain(shared: &Shared, limit: Duration) {
         );
         // Each cut connection writes its line and leaves the table.
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
+    }
+    // The end of a connection may still be on its way to the peer. Leaving now would
+    // turn it into a reset.
+    let sent = async {
+        fleet.close_tunnels().await;
+        shared.tunnels_ended().await;
+    };
+    if tokio::time::timeout(LAST_BYTES, sent).await.is_err() {
+        tracing::warn!("some tunnels did not close in time: their peers may see a reset");
     }
 }

@@ -74,6 +74,7 @@ async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<Tcp
 }
 
 async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
+    let _open = tunnel.worker.shared.open_tunnel();
     let bad = |error| {
         let record = open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local);
         Failure::denied(Reason::BadRequest, error).record(record);
