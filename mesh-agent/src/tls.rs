@@ -8,6 +8,7 @@
 
 mod config;
 mod failure;
+mod parameters;
 mod provider;
 mod verify;
 
@@ -23,6 +24,10 @@ use crate::identity::{Credential, SpiffeId, peer_identity};
 pub use config::ConfigError;
 pub(crate) use config::Configs;
 pub use failure::{HandshakeFailure, handshake_failure};
+pub use parameters::{
+    Parameters, ParametersStore, TlsSettingError, TlsSettings, TlsVersion, TlsWords,
+};
+pub use provider::{FipsStatus, fips_status};
 pub(crate) use provider::{fill_random, random_fraction};
 pub use verify::VerificationError;
 
