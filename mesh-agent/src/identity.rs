@@ -9,6 +9,7 @@ mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod leaf;
+pub mod pem;
 mod spiffe;
 mod store;
 mod svid;
@@ -18,7 +19,9 @@ pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
 pub use ca::{CaError, EmbeddedCa, SigningError};
 pub use clock::{Clock, SystemClock};
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
+pub(crate) use leaf::{dns_names, subject_and_end};
+pub use pem::PemError;
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
 pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
 pub use svid::{Svid, SvidError, TrustBundle};
-pub use trust::{DomainTrust, KeyId, Revocation, Trust, TrustStore, TrustUpdate};
+pub use trust::{DomainTrust, KeyId, Revocation, StaleLists, Trust, TrustStore, TrustUpdate};

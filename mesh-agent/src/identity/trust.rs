@@ -30,6 +30,17 @@ pub struct Trust {
     issuer: Option<KeyId>,
 }
 
+/// What becomes of a peer of whom it cannot be said whether it was revoked: the
+/// list is past its `nextUpdate` (RFC 5280 §5.1.2.5), or cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StaleLists {
+    /// It is refused. What a list revokes, however old, is refused either way.
+    #[default]
+    Refuse,
+    /// It is let in.
+    Allow,
+}
+
 /// What vouches for the workloads of one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainTrust {

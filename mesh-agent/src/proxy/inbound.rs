@@ -173,7 +173,7 @@ async fn connect(
     let generation = tunnel.worker.shared.generation.load();
     let mesh = generation.world.mesh();
     let peer = Peer::Authenticated(&tunnel.identity);
-    let permit = policy::inbound(peer, mesh.inbound_mode, &mesh.trust_domain)
+    let permit = policy::inbound(peer, mesh)
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await
