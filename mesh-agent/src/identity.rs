@@ -9,6 +9,7 @@ mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub(crate) mod leaf;
+pub mod pem;
 mod spiffe;
 mod store;
 mod svid;
@@ -19,6 +20,8 @@ pub use ca::{CaError, EmbeddedCa, SigningError};
 pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
+pub(crate) use leaf::{dns_names, subject_and_end};
+pub use pem::PemError;
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
 pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
 pub use svid::{Svid, SvidError, TrustBundle};

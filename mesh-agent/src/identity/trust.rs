@@ -167,6 +167,11 @@ impl TrustStore {
         });
     }
 
+    /// Has everybody judge their peers again: roots changed that a certificate brought.
+    pub(crate) fn announce(&self) {
+        self.exchange(|_| true);
+    }
+
     /// Decides about peers whose revocation cannot be known.
     pub fn set_stale(&self, stale: StaleLists) {
         self.replace(|trust| trust.stale = stale);
@@ -182,11 +187,18 @@ impl TrustStore {
     }
 
     fn replace(&self, change: impl FnOnce(&mut Trust)) {
+        self.exchange(|trust| {
+            let was = trust.clone();
+            change(trust);
+            !trust.says_the_same_as(&was)
+        });
+    }
+
+    /// Puts the changed state into force if `change` says that it is one.
+    fn exchange(&self, change: impl FnOnce(&mut Trust) -> bool) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let was = self.current.load();
-        let mut next = Trust::clone(&was);
-        change(&mut next);
-        if next.says_the_same_as(&was) {
+        let mut next = Trust::clone(&self.current.load());
+        if !change(&mut next) {
             return;
         }
         next.number += 1;

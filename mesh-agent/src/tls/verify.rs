@@ -18,11 +18,11 @@ use crate::identity::{Anchors, SpiffeId, Trust, TrustDomain, TrustStore};
 
 /// What all handshakes with one certificate judge peers by.
 pub(crate) struct Grounds {
-    pub(super) trust: Arc<TrustStore>,
+    trust: Arc<TrustStore>,
     /// The certificate's trust domain.
-    pub(super) own: TrustDomain,
+    own: TrustDomain,
     /// The roots for it that the certificate in use brought, if it did.
-    pub(super) own_roots: Arc<ArcSwapOption<Anchors>>,
+    own_roots: ArcSwapOption<Anchors>,
 }
 
 /// Judges the peer of one handshake.
@@ -43,6 +43,25 @@ pub(crate) struct Proof {
 }
 
 impl Grounds {
+    pub(crate) fn new(trust: Arc<TrustStore>, own: TrustDomain) -> Arc<Self> {
+        Arc::new(Self {
+            trust,
+            own,
+            own_roots: ArcSwapOption::empty(),
+        })
+    }
+
+    /// The roots that the certificate in use brought.
+    pub(crate) fn own_roots(&self) -> Option<Arc<Anchors>> {
+        self.own_roots.load_full()
+    }
+
+    /// Exchanges them with the certificate.
+    pub(crate) fn bring(&self, own_roots: Option<Arc<Anchors>>) {
+        self.own_roots.store(own_roots);
+    }
+
+    /// [`judge`] under these grounds, and `trust`.
     pub(super) fn judge(
         &self,
         trust: &Trust,
