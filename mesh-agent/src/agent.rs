@@ -26,10 +26,9 @@ use tokio::task::JoinSet;
 
 use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
+use crate::ca::EmbeddedCa;
 use crate::config::{FolderSource, Loaded};
-use crate::identity::{
-    DomainTrust, EmbeddedCa, Revocation, SvidStore, TrustStore, TrustUpdate,
-};
+use crate::identity::{SvidStore, TrustStore};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
@@ -90,7 +89,7 @@ pub enum Error {
     Config(#[from] crate::config::ConfigError),
     /// The embedded CA cannot be opened.
     #[error(transparent)]
-    Authority(#[from] crate::identity::CaError),
+    Authority(#[from] crate::ca::CaError),
     /// The admin interfaces cannot listen.
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
@@ -136,16 +135,11 @@ pub async fn run(
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
     let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
-    let trust = TrustStore::new(authority.bundle().trust_domain().clone());
-    trust.set_own(TrustUpdate {
-        domain: DomainTrust {
-            bundle: authority.bundle(),
-            revocation: Revocation::NotUsed,
-        },
-        issuer: None,
-    });
+    let authority = Arc::new(authority);
+    let trust = TrustStore::new(first.world.mesh().trust_domain.clone());
+    let _following = authority.follow(Arc::clone(&trust));
     let parameters = ParametersStore::new(TlsSettings::default());
-    let svids = SvidStore::new(Arc::new(authority), trust, parameters);
+    let svids = SvidStore::new(authority, trust, parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&observer),

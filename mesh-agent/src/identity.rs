@@ -4,8 +4,7 @@
 //! never builds either itself.
 
 mod authority;
-mod ca;
-mod clock;
+pub(crate) mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub(crate) mod leaf;
@@ -16,7 +15,6 @@ mod svid;
 mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
-pub use ca::{CaError, EmbeddedCa, SigningError};
 pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};

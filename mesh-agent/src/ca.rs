@@ -1,0 +1,40 @@
+//! Certificate authorities: the mesh's own, over a directory that several
+//! processes share, and what speaks to one. The agent and `mesh-agent ca` call it.
+//!
+//! [`Authority`] is the one that signs. Everything it is lives in its directory:
+//! see the module `layout` for the files and for why a crash leaves the old state
+//! or the new.
+
+mod authority;
+mod changes;
+mod crl;
+mod csr;
+mod disk;
+mod embedded;
+mod error;
+mod import;
+mod init;
+mod issued;
+mod journal;
+mod layout;
+mod make;
+pub(crate) mod pem;
+mod profile;
+mod revoke;
+mod revoked;
+mod rotate;
+mod signer;
+mod stamp;
+mod state;
+mod tend;
+
+pub use authority::{Authority, Requester, Signed};
+pub use changes::Changes;
+pub use csr::{CheckedKey, CsrError, MAX_REQUEST, check_request};
+pub use embedded::EmbeddedCa;
+pub use error::{CaError, Fault, MakeError, SignError};
+pub use init::{init, init_with_chain, request_intermediate};
+pub use issued::Entry;
+pub use revoke::Revocations;
+pub use revoked::Reason;
+pub use rotate::{RotationStatus, Step};
