@@ -142,6 +142,7 @@ pub async fn run(
     let svids = SvidStore::new(authority, trust, parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
+        Arc::clone(&trust),
         Arc::clone(&observer),
         Generation::nothing(),
     );

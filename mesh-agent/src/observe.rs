@@ -124,6 +124,20 @@ impl Observer {
         cut
     }
 
+    /// Cuts every open connection for which `judge` has a reason, and says how many;
+    /// see [`Self::cut`].
+    pub fn cut_judged(&self, mut judge: impl FnMut(&LiveConnection) -> Option<Reason>) -> usize {
+        let mut cut = 0;
+        self.table.for_each(|connection| {
+            if let Some(reason) = judge(connection)
+                && connection.cut(reason)
+            {
+                cut += 1;
+            }
+        });
+        cut
+    }
+
     /// Cuts one connection. Says whether it was open and not yet cut.
     pub fn cut_one(&self, id: ConnectionId, reason: Reason) -> bool {
         self.table

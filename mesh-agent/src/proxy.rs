@@ -11,6 +11,7 @@ mod accept;
 mod dial;
 mod end;
 mod inbound;
+mod judge;
 mod labels;
 mod outbound;
 mod plaintext;
@@ -27,10 +28,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::identity::TrustStore;
 use crate::intercept::Interceptor;
 use crate::model::{Workload, World};
 use crate::observe::Observer;
 
+pub use judge::judge;
 pub use plaintext::is_inbound_plaintext;
 pub use pod::{Pod, PodParts};
 pub use worker::{Workers, WorkersError};
@@ -104,12 +107,16 @@ pub struct Shared {
     pub interceptor: Arc<Interceptor>,
     /// The configuration in force.
     pub generation: ArcSwap<Generation>,
+    /// Whom to trust, which certificates were revoked.
+    pub trust: Arc<TrustStore>,
     /// Counters, live connections, access log.
     pub observer: Arc<Observer>,
     /// True once the agent is shutting down: listeners close, tunnels drain.
     pub draining: watch::Sender<bool>,
     /// Spreads connections over the workers.
     pub(crate) turn: AtomicUsize,
+    /// Number of the trust by which live connections were last judged.
+    pub(crate) judged: watch::Sender<u64>,
     /// Tunnels that must end by themselves, so that nothing they still hold is lost.
     open_tunnels: watch::Sender<usize>,
 }
@@ -121,16 +128,19 @@ impl Shared {
     /// The data plane's view of a mesh that starts at `generation`.
     pub fn new(
         interceptor: Arc<Interceptor>,
+        trust: Arc<TrustStore>,
         observer: Arc<Observer>,
         generation: Generation,
     ) -> Arc<Self> {
         Arc::new(Self {
             interceptor,
             generation: ArcSwap::from_pointee(generation),
+            trust,
             observer,
             draining: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
             open_tunnels: watch::Sender::new(0),
+            judged: watch::Sender::new(0),
         })
     }
 

@@ -175,6 +175,11 @@ impl TunnelClient {
         }
     }
 
+    /// The handshake that secured the tunnel.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
     /// Notes what the TLS handshake under the tunnel agreed on, for its streams to tell.
     pub(super) fn secured_by(self, session: Option<Arc<Session>>) -> Self {
         Self { session, ..self }

@@ -182,6 +182,12 @@ where
         self.shared.retain(keep, cut);
     }
 
+    /// Cuts the tunnels whose handshake `keep` no longer accepts, with their streams.
+    /// Tunnels that were taken out of the pool earlier are not asked about.
+    pub fn retain_sessions(&self, keep: impl FnMut(&Session) -> bool) {
+        self.shared.retain_sessions(keep);
+    }
+
     /// Completes once no tunnel is open or being dialled, those included that
     /// were taken out of the pool and only finish their streams.
     pub async fn emptied(&self) {

@@ -101,8 +101,8 @@ impl TunnelStream {
 
     /// What the TLS handshake under the stream's tunnel agreed on, where whoever
     /// opened the tunnel has said so.
-    pub fn session(&self) -> Option<&Session> {
-        self.session.as_deref()
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref()
     }
 
     /// The two halves. The stream lives until both are dropped.

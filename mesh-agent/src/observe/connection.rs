@@ -12,6 +12,7 @@ use super::labels::{Direction, PodLabels, Security};
 use super::live::{ConnectionId, LiveConnection};
 use super::meter::Meter;
 use super::reason::{Outcome, Reason};
+use crate::tls::Session;
 
 /// What is known of a connection when it is accepted.
 #[derive(Clone, Debug)]
@@ -85,6 +86,16 @@ impl Connection {
     /// How the bytes travel.
     pub fn set_security(&self, security: Security) {
         self.live.lock().security = Some(security);
+    }
+
+    /// Tells which tunnel carries it: one that this handshake secured.
+    pub fn set_session(&self, session: Arc<Session>) {
+        let mut details = self.live.lock();
+        details.security = Some(Security::MutualTls {
+            version: session.version,
+            suite: session.suite,
+        });
+        details.session = Some(session);
     }
 
     /// Bytes are about to flow: counts the connection as opened, with the labels known now.

@@ -14,6 +14,7 @@ use super::labels::{Direction, PodLabels, Security};
 use super::meter::{Meter, Totals};
 use super::reason::Reason;
 use super::traffic::Series;
+use crate::tls::Session;
 
 /// Names a connection in logs and listings; unique over restarts of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +59,7 @@ pub(super) struct Details {
     pub(super) upstream: Option<SocketAddr>,
     pub(super) client: Option<SocketAddr>,
     pub(super) security: Option<Security>,
+    pub(super) session: Option<Arc<Session>>,
     /// Set when the connection counts as opened.
     pub(super) series: Option<Arc<Series>>,
     /// The part of the meter that `series` already holds.
@@ -103,6 +105,11 @@ impl LiveConnection {
     /// The peer's SPIFFE URI, once a handshake proved it.
     pub fn peer_identity(&self) -> Option<Arc<str>> {
         self.lock().peer_identity.clone()
+    }
+
+    /// The handshake of the tunnel that carries it, once it has one.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.lock().session.clone()
     }
 
     /// How its bytes travel, once that is settled.

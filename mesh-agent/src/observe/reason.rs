@@ -151,6 +151,9 @@ reasons! {
     PeerRevoked, "PEER_REVOKED", Identity,
         "The peer's certificate was revoked by its authority.",
         "nothing, if it was meant; otherwise have the authority issue the peer a new certificate";
+    PeerUntrusted, "PEER_UNTRUSTED", Identity,
+        "The root or trust domain that vouched for the peer is trusted no longer.",
+        "nothing, if it was meant; otherwise see mesh-agent status for the roots in force";
     RevocationUnknown, "REVOCATION_UNKNOWN", Identity,
         "Whether the peer's certificate was revoked is not known: the revocation list is out of date, missing or unreadable.",
         "bring a current list from the authority to this node (mesh-agent status shows each list's age), or allow stale lists";

@@ -16,8 +16,7 @@ use crate::addr::{ClientAddr, HBONE_PORT};
 use crate::hbone::{
     ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
 };
-use crate::identity::SpiffeId;
-use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
+use crate::observe::{Connection, Direction, Opening, Outcome, Reason};
 use crate::policy::{self, Peer};
 use crate::relay;
 use crate::tls::{self, Secured, Session};
@@ -29,9 +28,8 @@ struct Tunnel {
     /// The pod's address that the tunnel was opened to.
     local: SocketAddr,
     peer: SocketAddr,
-    identity: SpiffeId,
+    session: Arc<Session>,
     identity_text: Arc<str>,
-    security: Security,
 }
 
 /// Serves one connection to the pod's port 15008.
@@ -46,20 +44,14 @@ pub(super) async fn serve(
         Ok(secured) => secured,
         Err(failure) => return failure.record(open(worker, pod, peer, local)),
     };
-    let Session {
-        peer: identity,
-        version,
-        suite,
-        ..
-    } = secured.session;
+    let session = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),
         pod: Arc::clone(pod),
         local,
         peer,
-        identity_text: identity.to_string().into(),
-        identity,
-        security: Security::MutualTls { version, suite },
+        identity_text: session.peer.to_string().into(),
+        session: Arc::new(session),
     });
     streams(tunnel, secured.stream).await;
 }
@@ -84,7 +76,9 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
         Ok(server) => server,
         Err(error) => return bad(error),
     };
-    let mut draining = tunnel.worker.shared.draining.subscribe();
+    let shared = &tunnel.worker.shared;
+    let mut draining = shared.draining.subscribe();
+    let mut judged = shared.judged.subscribe();
     let mut last_call = false;
     loop {
         tokio::select! {
@@ -102,6 +96,12 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
             _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,
             () = tunnel.pod.until_released(), if !last_call => last_call = true,
             () = tunnel.pod.until_gone() => return,
+            // The streams were cut before this was told, each with its reason.
+            Ok(()) = judged.changed() => {
+                if tunnel.session.confirm(&shared.trust.current()).is_err() {
+                    return;
+                }
+            }
         }
         if last_call {
             server.drain();
@@ -120,7 +120,7 @@ async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
         Err(_) => open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local),
     };
     record.set_peer_identity(Arc::clone(&tunnel.identity_text));
-    record.set_security(tunnel.security);
+    record.set_session(Arc::clone(&tunnel.session));
     let request = incoming.request.clone();
     let connected = tokio::select! {
         connected = connect(&tunnel, &request, &record) => connected,
@@ -172,9 +172,14 @@ async fn connect(
     }
     let client = client(request, tunnel.peer);
     record.set_client(client.0);
-    let generation = tunnel.worker.shared.generation.load();
+    let shared = &tunnel.worker.shared;
+    tunnel
+        .session
+        .confirm(&shared.trust.current())
+        .map_err(|failure| (Refusal::Unauthorized, Failure::from(failure)))?;
+    let generation = shared.generation.load();
     let mesh = generation.world.mesh();
-    let peer = Peer::Authenticated(&tunnel.identity);
+    let peer = Peer::Authenticated(&tunnel.session.peer);
     let permit = policy::inbound(peer, mesh)
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)

@@ -17,7 +17,6 @@ use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, OutboundPermit, Target};
 use crate::relay;
-use crate::tls::Session;
 
 /// Endpoints of a service that are tried before the application is told.
 const ATTEMPTS: usize = 3;
@@ -125,7 +124,7 @@ async fn attempt(
             let workload = candidate.workload.as_ref();
             let joining = || workload.is_some_and(|workload| generation.is_joining(workload));
             let opened = loop {
-                match worker.tunnels.open(pod, &permit, &request).await {
+                match worker.tunnels.open(&worker.shared.trust, pod, &permit, &request).await {
                     Err(failure) if failure.is_refused() && joining() => {
                         // Its node reads the same change as we do, and tells nobody when it is done.
                         tokio::time::sleep(JOINING_RETRY).await;
@@ -142,8 +141,8 @@ async fn attempt(
                 record.set_peer_identity(Arc::clone(&peer.identity));
             }
             let stream = opened?;
-            if let Some(&Session { version, suite, .. }) = stream.session() {
-                record.set_security(Security::MutualTls { version, suite });
+            if let Some(session) = stream.session() {
+                record.set_session(Arc::clone(session));
             }
             Ok(Upstream::Tunnel(stream))
         }

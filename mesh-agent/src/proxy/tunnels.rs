@@ -11,7 +11,7 @@ use crate::hbone::{
     ConnectRequest, Connected, Cut, OpenError, Pool, PoolError, PoolSettings, PoolStats,
     TunnelStream,
 };
-use crate::identity::SpiffeId;
+use crate::identity::{SpiffeId, Trust, TrustStore};
 use crate::observe::Reason;
 use crate::policy::TunnelPermit;
 use crate::tls::Secured;
@@ -42,6 +42,7 @@ impl Tunnels {
     /// there has accepted.
     pub(super) async fn open(
         &self,
+        trust: &TrustStore,
         pod: &Pod,
         permit: &TunnelPermit,
         request: &ConnectRequest,
@@ -60,10 +61,16 @@ impl Tunnels {
                 session,
             })
         };
-        self.pool
+        let stream = self
+            .pool
             .open(&key, request, connect)
             .await
-            .map_err(failure)
+            .map_err(failure)?;
+        // Trust may have changed between the handshake and the tunnel's place in the pool.
+        if let Some(session) = stream.session() {
+            session.confirm(&trust.current())?;
+        }
+        Ok(stream)
     }
 
     /// Takes the tunnels of a pod that left the mesh out of use; their streams go
@@ -71,6 +78,11 @@ impl Tunnels {
     pub(super) fn forget(&self, epoch: u64, gone: bool) {
         let cut = if gone { Cut::Abrupt } else { Cut::Graceful };
         self.pool.retain(|key| key.epoch != epoch, cut);
+    }
+
+    /// Cuts the tunnels to peers whom `trust` no longer supports.
+    pub(super) fn judge(&self, trust: &Trust) {
+        self.pool.retain_sessions(|session| session.confirm(trust).is_ok());
     }
 
     /// Takes all tunnels out of use; completes once the last has carried its

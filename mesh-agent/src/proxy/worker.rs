@@ -44,6 +44,8 @@ pub(super) enum Job {
     /// Take the tunnels of a pod that left, by its epoch, out of use; cut them
     /// when the pod is gone.
     Forget { epoch: u64, gone: bool },
+    /// Cut the tunnels to peers that are no longer trusted.
+    Judge,
     /// Close every tunnel to other nodes once its streams have ended.
     Close(OpenTunnel),
     /// Say what tunnels there are.
@@ -123,6 +125,13 @@ impl Workers {
         }
     }
 
+    /// Cuts the tunnels to peers that the trust in force no longer supports.
+    pub async fn judge(&self) {
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Job::Judge).await;
+        }
+    }
+
     /// Closes every tunnel to other nodes, each after its last stream;
     /// [`Shared::tunnels_ended`] tells when that is done.
     pub async fn close_tunnels(&self, shared: &Arc<Shared>) {
@@ -157,6 +166,7 @@ async fn run(worker: Rc<Worker>, mut queue: mpsc::Receiver<Job>) {
                 tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, stream));
             }
             Job::Forget { epoch, gone } => worker.tunnels.forget(epoch, gone),
+            Job::Judge => worker.tunnels.judge(&worker.shared.trust.current()),
             Job::Close(open) => {
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {

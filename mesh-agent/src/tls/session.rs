@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::CommonState;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -33,6 +34,8 @@ struct Evidence {
     at: UnixTime,
     grounds: Arc<Grounds>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Number of the trust under which it was last found to hold.
+    holds_under: AtomicU64,
 }
 
 impl Session {
@@ -61,8 +64,24 @@ impl Session {
                 at: proof.at,
                 grounds: Arc::clone(verifier.grounds()),
                 algorithms: verifier.algorithms(),
+                holds_under: AtomicU64::new(proof.trust),
             }),
         })
+    }
+
+    /// [`Self::still_trusted`], looked up where `trust` is what it was last found to
+    /// hold under: cheap enough for every stream.
+    ///
+    /// # Errors
+    /// Why the tunnel must end.
+    pub fn confirm(&self, trust: &Trust) -> Result<(), HandshakeFailure> {
+        let holds_under = &self.evidence.holds_under;
+        if holds_under.load(Ordering::Relaxed) == trust.number() {
+            return Ok(());
+        }
+        self.still_trusted(trust)?;
+        holds_under.store(trust.number(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether what the peer proved still holds under `trust`: its trust domain is

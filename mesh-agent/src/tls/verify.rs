@@ -40,6 +40,8 @@ pub(crate) struct Proof {
     pub(super) peer: SpiffeId,
     /// When: the time on our clock.
     pub(super) at: UnixTime,
+    /// Number of the trust that it was judged by.
+    pub(super) trust: u64,
 }
 
 impl Grounds {
@@ -122,7 +124,11 @@ impl Verifier {
             presented,
             now,
         );
-        let verdict = judged.map(|peer| Proof { peer, at: now });
+        let verdict = judged.map(|peer| Proof {
+            peer,
+            at: now,
+            trust: trust.number(),
+        });
         let answer = match &verdict {
             Ok(_) => Ok(()),
             Err(failure) => Err(failure.to_rustls()),

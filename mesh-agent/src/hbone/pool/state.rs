@@ -13,6 +13,7 @@ use super::carry::Tunnel;
 use super::dial::{Dial, Dialling, Outcome};
 use super::{Cut, PoolError, PoolSettings, PoolStats};
 use crate::hbone::slots::Lease;
+use crate::tls::Session;
 
 pub(super) struct Shared<K, E> {
     pub(super) settings: PoolSettings,
@@ -132,6 +133,21 @@ where
             }
             kept
         });
+        self.freed.notify_waiters();
+    }
+
+    pub(super) fn retain_sessions(&self, mut keep: impl FnMut(&Session) -> bool) {
+        let mut entries = self.entries.borrow_mut();
+        for entry in entries.values_mut() {
+            entry.tunnels.retain(|tunnel| {
+                let kept = tunnel.client.session().is_none_or(|session| keep(session));
+                if !kept {
+                    tunnel.abort();
+                }
+                kept
+            });
+        }
+        entries.retain(|_, entry| !entry.is_empty());
         self.freed.notify_waiters();
     }
 
