@@ -139,7 +139,7 @@ pub async fn run(
     let trust = TrustStore::new(first.world.mesh().trust_domain.clone());
     let _following = authority.follow(Arc::clone(&trust));
     let parameters = ParametersStore::new(TlsSettings::default());
-    let svids = SvidStore::new(authority, trust, parameters);
+    let svids = SvidStore::new(authority, Arc::clone(&trust), parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&trust),
