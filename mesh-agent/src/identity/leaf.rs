@@ -127,21 +127,6 @@ pub(crate) fn system_time(time: ASN1Time) -> Result<SystemTime, PeerIdentityErro
     time.ok_or(PeerIdentityError::Malformed("its validity"))
 }
 
-/// The DNS names among the subject alternative names of a DER-encoded leaf
-/// certificate, as they are written there, wildcards included.
-pub(crate) fn dns_names(der: &[u8]) -> Result<Vec<String>, PeerIdentityError> {
-    let certificate = parse(der)?;
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| PeerIdentityError::Malformed("its subject alternative names"))?;
-    let names = names.iter().flat_map(|it| &it.value.general_names);
-    let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    Ok(names.collect())
-}
-
 /// The subject of a certificate and the end of its validity.
 pub(crate) fn subject_and_end(der: &[u8]) -> Result<(String, SystemTime), PeerIdentityError> {
     let certificate = parse(der)?;
