@@ -27,12 +27,15 @@ use tokio::task::JoinSet;
 use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::config::{FolderSource, Loaded};
-use crate::identity::{EmbeddedCa, SvidStore};
+use crate::identity::{
+    DomainTrust, EmbeddedCa, Revocation, SvidStore, TrustStore, TrustUpdate,
+};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
+use crate::tls::{ParametersStore, TlsSettings};
 
 use fleet::Fleet;
 use view::{Phase, View};
@@ -129,7 +132,16 @@ pub async fn run(
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
     let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
-    let svids = SvidStore::new(Arc::new(authority));
+    let trust = TrustStore::new(authority.bundle().trust_domain().clone());
+    trust.set_own(TrustUpdate {
+        domain: DomainTrust {
+            bundle: authority.bundle(),
+            revocation: Revocation::NotUsed,
+        },
+        issuer: None,
+    });
+    let parameters = ParametersStore::new(TlsSettings::default());
+    let svids = SvidStore::new(Arc::new(authority), trust, parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&observer),

@@ -7,7 +7,9 @@
 mod authority;
 mod changes;
 mod error;
+mod files;
 
 pub use authority::{Authority, Requester, Signed};
 pub use changes::Changes;
 pub use error::{CaError, SignError};
+pub use files::{FileCertificates, FileError};

@@ -8,7 +8,7 @@ mod ca;
 mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
-mod leaf;
+pub(crate) mod leaf;
 pub mod pem;
 mod spiffe;
 mod store;
@@ -17,6 +17,7 @@ mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
 pub use ca::{CaError, EmbeddedCa, SigningError};
+pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
 pub(crate) use leaf::subject_and_end;
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
@@ -24,4 +25,8 @@ pub use pem::PemError;
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
 pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
 pub use svid::{Svid, SvidError, TrustBundle};
-pub use trust::{DomainTrust, KeyId, Revocation, StaleLists, Trust, TrustStore, TrustUpdate};
+pub(crate) use trust::{Anchors, List, Lists};
+pub use trust::{
+    DomainTrust, KeyId, NameProofs, Revocation, RevocationStatus, StaleLists, Trust, TrustStore,
+    TrustUpdate,
+};

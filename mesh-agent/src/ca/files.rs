@@ -22,11 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::{
-    BoxFuture, CertificateAuthority, Clock, IssueError, Issued, SpiffeId, TrustStore,
+    BoxFuture, CertificateAuthority, Clock, IssueError, Issued, SpiffeId, SvidStore, TrustStore,
 };
 use changes::{Changes, Workload};
 use tree::Tree;
@@ -77,6 +77,26 @@ impl FileCertificates {
         })
     }
 
+    /// Has `store` ask again for the certificates whose files change, until either
+    /// is dropped.
+    pub fn follow(&self, store: &Arc<SvidStore>) -> JoinHandle<()> {
+        let (store, domain) = (Arc::downgrade(store), self.trust.own().clone());
+        let mut news = Changes::follow(&self.changes);
+        tokio::spawn(async move {
+            while let Some(changed) = news.next().await {
+                let Some(store) = store.upgrade() else {
+                    return;
+                };
+                for workload in changed {
+                    if let Some(id) = workload.id(&domain) {
+                        tracing::debug!(identity = %id, "certificate files changed");
+                        store.renew(&id);
+                    }
+                }
+            }
+        })
+    }
+
     /// The folder of an identity of the mesh, if there is one.
     fn folder(&self, id: &SpiffeId) -> Option<PathBuf> {
         // Both are Kubernetes names: no separators, and never `..`.
@@ -88,7 +108,7 @@ impl FileCertificates {
         let workload = Workload::of(id);
         let patience = Instant::now() + PATIENCE;
         loop {
-            let seen = self.changes.asked(&workload);
+            let seen = self.changes.count(&workload);
             let error = match self.read_once(id, folder.clone()).await {
                 Ok(issued) => return Ok(issued),
                 Err(error) => error,
@@ -133,16 +153,10 @@ impl CertificateAuthority for FileCertificates {
                     Ok(issued) => return Ok(issued),
                     Err(error) => error,
                 },
-                (None, Some(fallback)) => {
-                    self.changes.asked(&Workload::of(id));
-                    return fallback.issue(id).await;
-                }
-                (None, None) => {
-                    self.changes.asked(&Workload::of(id));
-                    FileError::NoFolder {
-                        folder: self.dir.join(id.namespace()).join(id.service_account()),
-                    }
-                }
+                (None, Some(fallback)) => return fallback.issue(id).await,
+                (None, None) => FileError::NoFolder {
+                    folder: self.dir.join(id.namespace()).join(id.service_account()),
+                },
             };
             Err(IssueError::Authority {
                 id: id.clone(),
@@ -156,26 +170,6 @@ impl CertificateAuthority for FileCertificates {
             (None, Some(fallback)) => fallback.source(id),
             (None, None) => format!("files in {}", self.dir.display()).into(),
             (Some(folder), _) => format!("files in {}", folder.display()).into(),
-        }
-    }
-
-    fn renewed<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let files = self.changes.later_than_asked(&Workload::of(id));
-            match &self.fallback {
-                Some(fallback) => tokio::select! {
-                    () = files => {}
-                    () = fallback.renewed(id) => {}
-                },
-                None => files.await,
-            }
-        })
-    }
-
-    fn renews_by_itself(&self, id: &SpiffeId) -> bool {
-        match &self.fallback {
-            Some(fallback) if self.folder(id).is_none() => fallback.renews_by_itself(id),
-            _ => true,
         }
     }
 }

@@ -132,14 +132,15 @@ impl EmbeddedCa {
         let pkcs8 = PrivatePkcs8KeyDer::from(key.serialize_der());
         key.zeroize();
         let svid = Svid::new(vec![signed?.into()], PrivateKeyDer::from(pkcs8))?;
-        Ok(Issued {
-            svid,
-            bundle: self.bundle(),
-        })
+        Ok(Issued { svid, bundle: None })
     }
 }
 
 impl CertificateAuthority for EmbeddedCa {
+    fn source(&self, _: &SpiffeId) -> Arc<str> {
+        "embedded CA".into()
+    }
+
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
         Box::pin(async move {
             self.sign(id).map_err(|error| IssueError::Authority {

@@ -50,6 +50,7 @@ pub(super) async fn serve(
         peer: identity,
         version,
         suite,
+        ..
     } = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),

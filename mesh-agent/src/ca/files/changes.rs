@@ -1,11 +1,12 @@
-//! Which workloads' files have changed since they were last asked for.
+//! Which workloads' files have changed, counted, so that nobody who looks late
+//! misses a change.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use crate::identity::SpiffeId;
+use crate::identity::{SpiffeId, TrustDomain};
 
 /// Whose a folder is, as its path says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,16 +18,16 @@ pub(super) struct Workload {
 /// Counts the changes of each folder.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    counts: Mutex<HashMap<Workload, Counts>>,
+    counts: Mutex<HashMap<Workload, u64>>,
     /// Moves with every change of any folder.
     any: watch::Sender<()>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    changed: u64,
-    /// What `changed` was when the files were last read, or looked for.
-    asked: u64,
+/// Tells what changes, to one listener.
+pub(super) struct News {
+    changes: Weak<Changes>,
+    any: watch::Receiver<()>,
+    told: HashMap<Workload, u64>,
 }
 
 impl Workload {
@@ -36,6 +37,11 @@ impl Workload {
             service_account: id.service_account().into(),
         }
     }
+
+    /// Nothing where the folders are not called as workloads can be.
+    pub(super) fn id(&self, domain: &TrustDomain) -> Option<SpiffeId> {
+        SpiffeId::new(domain.clone(), &self.namespace, &self.service_account).ok()
+    }
 }
 
 impl Changes {
@@ -43,49 +49,50 @@ impl Changes {
     pub(super) fn tell(&self, changed: impl IntoIterator<Item = Workload>) {
         let mut counts = self.counts();
         for workload in changed {
-            counts.entry(workload).or_default().changed += 1;
+            *counts.entry(workload).or_default() += 1;
         }
         drop(counts);
         self.any.send_replace(());
     }
 
-    /// Notes that the files are about to be read, and gives their count.
-    pub(super) fn asked(&self, workload: &Workload) -> u64 {
-        let mut counts = self.counts();
-        let counts = counts.entry(workload.clone()).or_default();
-        counts.asked = counts.changed;
-        counts.changed
-    }
-
-    /// Completes when the files have changed since their count was `seen`.
-    pub(super) async fn later_than(&self, workload: &Workload, seen: u64) {
-        self.until(|| self.of(workload).changed != seen).await;
-    }
-
-    /// Completes when the files have changed since they were last asked for.
-    pub(super) async fn later_than_asked(&self, workload: &Workload) {
-        let is_later = || {
-            let counts = self.of(workload);
-            counts.changed != counts.asked
-        };
-        self.until(is_later).await;
-    }
-
-    async fn until(&self, is_so: impl Fn() -> bool) {
-        let mut any = self.any.subscribe();
-        while !is_so() {
-            if any.changed().await.is_err() {
-                // Not while `self`, which has the sender, is borrowed.
-                return;
-            }
-        }
-    }
-
-    fn of(&self, workload: &Workload) -> Counts {
+    /// How often a folder has changed.
+    pub(super) fn count(&self, workload: &Workload) -> u64 {
         self.counts().get(workload).copied().unwrap_or_default()
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Workload, Counts>> {
+    /// Completes when a folder has changed since its count was `seen`.
+    pub(super) async fn later_than(&self, workload: &Workload, seen: u64) {
+        let mut any = self.any.subscribe();
+        // The sender is in `self`, so the wait ends with a change only.
+        while self.count(workload) == seen && any.changed().await.is_ok() {}
+    }
+
+    /// What changes from now on.
+    pub(super) fn follow(changes: &Arc<Self>) -> News {
+        News {
+            changes: Arc::downgrade(changes),
+            any: changes.any.subscribe(),
+            told: changes.counts().clone(),
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<Workload, u64>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl News {
+    /// The folders that have changed since the last call; `None` when nobody
+    /// watches any more.
+    pub(super) async fn next(&mut self) -> Option<Vec<Workload>> {
+        self.any.changed().await.ok()?;
+        let counts = self.changes.upgrade()?.counts().clone();
+        let is_new = |(workload, count): &(&Workload, &u64)| {
+            self.told.get(*workload).copied().unwrap_or_default() != **count
+        };
+        let changed = counts.iter().filter(is_new);
+        let changed = changed.map(|(workload, _)| workload.clone()).collect();
+        self.told = counts;
+        Some(changed)
     }
 }

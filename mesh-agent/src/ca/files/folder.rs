@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -129,7 +130,7 @@ fn keys_match(
     key: &PrivateKeyDer<'static>,
     paths: &Paths,
 ) -> Result<(), FileError> {
-    let signer = tls::signing_key(key).map_err(|_| FileError::Key {
+    let signer = any_supported_type(key).map_err(|_| FileError::Key {
         path: paths.key.clone(),
     })?;
     let pair = CertifiedKey::new(chain.to_vec(), signer);

@@ -227,11 +227,11 @@ fn change<'a>(
 }
 
 impl Change {
-    fn note_file(&mut self, name: OsString, mask: AddWatchFlags) {
+    fn note_file(&mut self, name: &OsStr, mask: AddWatchFlags) {
         if mask.contains(AddWatchFlags::IN_MODIFY) {
-            self.being_written.insert(name);
+            self.being_written.insert(name.to_owned());
         } else if !mask.contains(AddWatchFlags::IN_ATTRIB) {
-            self.being_written.remove(&name);
+            self.being_written.remove(name);
         }
     }
 
