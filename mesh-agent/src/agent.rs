@@ -27,9 +27,7 @@ use tokio::task::JoinSet;
 use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::config::{FolderSource, Loaded};
-use crate::identity::{
-    DomainTrust, EmbeddedCa, Revocation, SvidStore, TrustStore, TrustUpdate,
-};
+use crate::identity::{DomainTrust, EmbeddedCa, Revocation, SvidStore, TrustStore, TrustUpdate};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
