@@ -8,9 +8,9 @@ use tokio::io::duplex;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::identity::fixtures::{DAY, HOUR, TestCa, TokioClock, epoch, id};
-use crate::identity::{BoxFuture, Issued, Svid};
-use crate::tls::{ConfigError, HandshakeFailure};
+use crate::identity::fixtures::{DAY, HOUR, TestCa, TokioClock, epoch, id, trusting};
+use crate::identity::{BoxFuture, Issued, Svid, TrustBundle};
+use crate::tls::{ConfigError, HandshakeFailure, TlsSettings};
 
 /// An authority that certifies for a day, fails or hangs on demand, and counts.
 struct ScriptedCa {
@@ -56,9 +56,18 @@ impl CertificateAuthority for ScriptedCa {
                 });
             }
             let now = self.clock.now();
-            Ok(self.ca.issue_valid(id, now, now + DAY, self.ca.bundle()))
+            Ok(self.ca.issue_valid(id, now, now + DAY))
         })
     }
+}
+
+fn store_of(
+    authority: Arc<dyn CertificateAuthority>,
+    trust: Arc<TrustStore>,
+    clock: Arc<TokioClock>,
+) -> Arc<SvidStore> {
+    let parameters = ParametersStore::new(TlsSettings::default());
+    SvidStore::with_clock(authority, trust, parameters, clock)
 }
 
 fn store() -> (Arc<SvidStore>, Arc<ScriptedCa>, Arc<TokioClock>) {
@@ -70,7 +79,8 @@ fn store() -> (Arc<SvidStore>, Arc<ScriptedCa>, Arc<TokioClock>) {
         down: AtomicBool::new(false),
         hangs: AtomicBool::new(false),
     });
-    (SvidStore::with_clock(ca.clone(), clock.clone()), ca, clock)
+    let store = store_of(ca.clone(), trusting(&ca.ca), clock.clone());
+    (store, ca, clock)
 }
 
 /// Lets virtual time pass until something holds, for ten virtual days at most.
@@ -269,7 +279,7 @@ impl CertificateAuthority for Breathless {
         let asked = self.0.fetch_add(1, Ordering::SeqCst);
         let now = self.2.now();
         // Certificates count whole seconds: this one ends with the current one.
-        let issued = self.1.issue_valid(id, now - HOUR, now, self.1.bundle());
+        let issued = self.1.issue_valid(id, now - HOUR, now);
         Box::pin(async move {
             if asked > 1000 {
                 // Far too often already: end what would never let time pass.
@@ -284,8 +294,9 @@ impl CertificateAuthority for Breathless {
 async fn an_authority_is_not_asked_without_pause() {
     let clock = TokioClock::start();
     let ca = TestCa::new("cluster.local");
+    let trust = trusting(&ca);
     let ca = Arc::new(Breathless(AtomicU64::new(0), ca, clock.clone()));
-    let store = SvidStore::with_clock(ca.clone(), clock);
+    let store = store_of(ca.clone(), trust, clock);
     let credential = store.acquire(&id("web")).await.unwrap();
     sleep(Duration::from_secs(60)).await;
     let asked = ca.0.load(Ordering::SeqCst);
@@ -294,18 +305,27 @@ async fn an_authority_is_not_asked_without_pause() {
 }
 
 /// An authority that answers every question with the same thing.
-struct Careless(fn(&TestCa) -> Issued);
+struct Careless(TestCa, fn(&TestCa) -> Issued);
 
 impl CertificateAuthority for Careless {
     fn issue<'a>(&'a self, _: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
-        let issued = (self.0)(&TestCa::new("cluster.local"));
+        let issued = (self.1)(&self.0);
         Box::pin(async move { Ok(issued) })
     }
 }
 
 async fn refused_from(careless: fn(&TestCa) -> Issued) -> IssueError {
-    let store = SvidStore::with_clock(Arc::new(Careless(careless)), TokioClock::start());
-    store
+    let ca = TestCa::new("cluster.local");
+    let trust = trusting(&ca);
+    refused_under(trust, ca, careless).await
+}
+
+async fn refused_under(
+    trust: Arc<TrustStore>,
+    ca: TestCa,
+    careless: fn(&TestCa) -> Issued,
+) -> IssueError {
+    store_of(Arc::new(Careless(ca, careless)), trust, TokioClock::start())
         .acquire(&id("web"))
         .await
         .expect_err("a careless authority was believed")
@@ -320,23 +340,22 @@ fn unusable(error: &IssueError) -> &ConfigError {
 
 #[tokio::test(start_paused = true)]
 async fn what_peers_would_refuse_is_not_taken_from_an_authority() {
-    let error = refused_from(|ca| ca.issue_valid(&id("db"), epoch(), epoch() + DAY, ca.bundle()));
-    assert!(matches!(error.await, IssueError::OtherIdentity { .. }));
+    let error = refused_from(|ca| ca.issue_valid(&id("db"), epoch(), epoch() + DAY)).await;
+    assert!(matches!(error, IssueError::OtherIdentity { .. }));
 
-    let error =
-        refused_from(|ca| ca.issue_valid(&id("web"), epoch() - DAY, epoch() - HOUR, ca.bundle()));
-    let error = error.await;
+    let expired = |ca: &TestCa| ca.issue_valid(&id("web"), epoch() - DAY, epoch() - HOUR);
+    let error = refused_from(expired).await;
     let expired = matches!(
         unusable(&error),
         ConfigError::Refusable(HandshakeFailure::Expired)
     );
     assert!(expired, "{error}");
 
-    let error = refused_from(|ca| {
+    let foreign = |_: &TestCa| {
         let other = TestCa::new("cluster.local");
-        ca.issue_valid(&id("web"), epoch(), epoch() + DAY, other.bundle())
-    });
-    let error = error.await;
+        other.issue_valid(&id("web"), epoch(), epoch() + DAY)
+    };
+    let error = refused_from(foreign).await;
     let untrusted = matches!(
         unusable(&error),
         ConfigError::Refusable(HandshakeFailure::UntrustedRoot)
@@ -347,17 +366,35 @@ async fn what_peers_would_refuse_is_not_taken_from_an_authority() {
         let [web, other] = [(); 2].map(|()| ca.identity(&id("web")));
         Issued {
             svid: Svid::new(web.chain, other.key).unwrap(),
-            bundle: ca.bundle(),
+            bundle: None,
         }
     });
     let error = error.await;
     assert!(matches!(unusable(&error), ConfigError::Key(_)), "{error}");
+}
 
-    let error = refused_from(|ca| {
-        let nobody =
-            crate::identity::TrustBundle::new(id("web").trust_domain().clone(), Vec::new());
-        ca.issue_valid(&id("web"), epoch(), epoch() + DAY, nobody)
+#[tokio::test(start_paused = true)]
+async fn without_a_root_nothing_is_taken_into_use() {
+    let fine = |ca: &TestCa| ca.issue_valid(&id("web"), epoch(), epoch() + DAY);
+    let nobody = TrustStore::new(id("web").trust_domain().clone());
+    let error = refused_under(nobody, TestCa::new("cluster.local"), fine).await;
+    assert!(matches!(unusable(&error), ConfigError::NoRoot), "{error}");
+
+    let error = refused_from(|ca| Issued {
+        bundle: Some(TrustBundle::new(
+            ca.bundle().trust_domain().clone(),
+            Vec::new(),
+        )),
+        ..ca.issue_valid(&id("web"), epoch(), epoch() + DAY)
     });
     let error = error.await;
     assert!(matches!(unusable(&error), ConfigError::NoRoot), "{error}");
+
+    let error = refused_from(|ca| Issued {
+        bundle: Some(TestCa::new("example.org").bundle()),
+        ..ca.issue_valid(&id("web"), epoch(), epoch() + DAY)
+    });
+    let error = error.await;
+    let other = matches!(unusable(&error), ConfigError::OtherBundle { .. });
+    assert!(other, "{error}");
 }
