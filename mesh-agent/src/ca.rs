@@ -32,7 +32,7 @@ mod tend;
 pub use authority::{Authority, Requester, Signed};
 pub use changes::Changes;
 pub use csr::{CheckedKey, CsrError, MAX_REQUEST, check_request};
-pub use embedded::EmbeddedCa;
+pub use embedded::{EmbeddedCa, make_request};
 pub use error::{CaError, Fault, MakeError, SignError};
 pub use files::{FileCertificates, FileError};
 pub use init::{init, init_with_chain, request_intermediate};

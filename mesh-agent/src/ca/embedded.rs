@@ -9,7 +9,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::task::JoinHandle;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::authority::{Authority, Requester};
 use super::{CaError, MakeError, SignError, disk, init, profile};
@@ -179,8 +179,18 @@ fn issue(authority: &Authority, id: &SpiffeId, requester: &Requester) -> Result<
     Ok(Issued { svid, bundle: None })
 }
 
-/// A request for one identity and nothing else.
-pub(crate) fn request(id: &SpiffeId, key: &rcgen::KeyPair) -> Result<Vec<u8>, MakeError> {
+/// A request for one identity and nothing else, in DER, and its new key in PEM.
+///
+/// # Errors
+/// [`MakeError`] when the system gives no randomness.
+pub fn make_request(id: &SpiffeId) -> Result<(Vec<u8>, Zeroizing<String>), MakeError> {
+    let key = profile::new_key()?;
+    let made = request(id, &key);
+    let key = profile::key_to_pem(key);
+    Ok((made?, key))
+}
+
+fn request(id: &SpiffeId, key: &rcgen::KeyPair) -> Result<Vec<u8>, MakeError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];

@@ -68,6 +68,14 @@ impl Authority {
         Ok(found)
     }
 
+    /// The trusted roots in PEM.
+    ///
+    /// # Errors
+    /// [`CaError`] when the state cannot be read.
+    pub fn roots_pem(&self) -> Result<String, CaError> {
+        Ok(self.layout.lock()?.state()?.roots_pem())
+    }
+
     /// Signs an intermediate for another machine, from its request in a PEM file,
     /// with the root whose key is here.
     ///

@@ -198,7 +198,6 @@ impl Locked<'_> {
 pub(super) struct IssuerFiles(PathBuf);
 
 impl IssuerFiles {
-
     pub(super) fn chain(&self) -> PathBuf {
         self.0.join("chain.pem")
     }
