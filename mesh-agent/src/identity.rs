@@ -16,6 +16,7 @@ mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
 pub use ca::{CaError, EmbeddedCa, SigningError};
+pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
