@@ -1,9 +1,21 @@
-//! The certificate authority, and everything that speaks to one: the gRPC interface,
-//! who may ask for what, the server of `mesh-agent ca serve`, and the client with
-//! which an agent uses it or any other authority with Istio's interface.
+//! Certificate authorities: the mesh's own, over a directory that several
+//! processes share, and what speaks to one. The agent and `mesh-agent ca` call it.
+//!
+//! [`Authority`] is the one that signs. Everything it is lives in its directory:
+//! see the module `layout` for the files and for why a crash leaves the old state or the new.
+//! [`server`] puts it on the network: [`api`] is what goes over the wire, [`authorize`]
+//! decides who may ask for what, by the node [`tokens`]. [`client`] is how an agent
+//! uses that server, or any other authority with Istio's interface.
 
 pub mod api;
+mod authority;
 pub mod authorize;
+mod changes;
 pub mod client;
+mod error;
 pub mod server;
 pub mod tokens;
+
+pub use authority::{Authority, Requester, Signed};
+pub use changes::Changes;
+pub use error::{CaError, SignError};
