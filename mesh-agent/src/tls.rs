@@ -23,7 +23,7 @@ use crate::identity::{Credential, SpiffeId, peer_identity};
 pub use config::ConfigError;
 pub(crate) use config::Configs;
 pub use failure::{HandshakeFailure, handshake_failure};
-pub(crate) use provider::{fill_random, random_fraction};
+pub(crate) use provider::{fill_random, provider, random_fraction};
 pub use verify::VerificationError;
 
 /// The protocol inside, which both ends must name (RFC 7301): HTTP/2.

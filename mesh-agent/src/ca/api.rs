@@ -7,6 +7,7 @@ mod trust;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
+pub(crate) use trust::certificate;
 pub use trust::{TrustMessage, TrustMessageError};
 
 /// Path of Istio's `CreateCertificate`, unary.

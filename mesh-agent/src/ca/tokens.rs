@@ -89,7 +89,9 @@ pub enum TokenError {
         owner: u32,
     },
     /// It is not what `ca token` writes.
-    #[error("{path} is not a file of node tokens: {source}; restore it, or remove it and make the tokens again")]
+    #[error(
+        "{path} is not a file of node tokens: {source}; restore it, or remove it and make the tokens again"
+    )]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -97,7 +99,9 @@ pub enum TokenError {
         source: serde_json::Error,
     },
     /// Such a node cannot be.
-    #[error("{0:?} is not a node's name: give 1 to 253 lower-case letters, digits, '-' or '.', as in the pods' spec.nodeName")]
+    #[error(
+        "{0:?} is not a node's name: give 1 to 253 lower-case letters, digits, '-' or '.', as in the pods' spec.nodeName"
+    )]
     Node(String),
     /// Nothing to revoke.
     #[error("no token {0} in {1}: `mesh-agent ca token list` shows those there are")]
@@ -160,7 +164,10 @@ impl TokenFile {
             let before = entries.len();
             entries.retain(|entry| !which.is(entry));
             match before - entries.len() {
-                0 => Err(TokenError::NoSuchToken(which.to_string(), self.path.clone())),
+                0 => Err(TokenError::NoSuchToken(
+                    which.to_string(),
+                    self.path.clone(),
+                )),
                 gone => Ok(gone),
             }
         })
@@ -222,7 +229,11 @@ impl TokenReader {
         // Of the very file that was read: another may have taken its name since.
         let read = file::read(&self.path)?;
         let nodes = read.entries.into_iter();
-        let nodes = Arc::new(nodes.map(|entry| (entry.sha256, entry.node.into())).collect());
+        let nodes = Arc::new(
+            nodes
+                .map(|entry| (entry.sha256, entry.node.into()))
+                .collect(),
+        );
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Known {
             stamp: Some(read.stamp),
             nodes: Arc::clone(&nodes),
@@ -273,7 +284,9 @@ fn hex(bytes: &[u8]) -> Zeroizing<String> {
 
 impl std::fmt::Debug for NewToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewToken").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("NewToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

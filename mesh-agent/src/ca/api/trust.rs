@@ -58,8 +58,15 @@ impl TrustMessage {
         let TrustUpdate { domain, issuer } = update;
         let mut message = Self {
             trust_domain: domain.bundle.trust_domain().to_string(),
-            roots: domain.bundle.roots().iter().map(|der| certificate(der)).collect(),
-            issuer: issuer.as_ref().map_or_else(Vec::new, |key| key.as_bytes().to_vec()),
+            roots: domain
+                .bundle
+                .roots()
+                .iter()
+                .map(|der| certificate(der))
+                .collect(),
+            issuer: issuer
+                .as_ref()
+                .map_or_else(Vec::new, |key| key.as_bytes().to_vec()),
             ..Self::default()
         };
         match &domain.revocation {

@@ -1,0 +1,78 @@
+//! How the client's work goes, for `status`. Written by [`super::link`] and
+//! [`super::follow`].
+
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// The state of the client of a remote authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// As it was configured.
+    pub endpoint: String,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// When it last answered what was asked.
+    pub last_success: Option<SystemTime>,
+    /// What last went wrong; `None` once it works again.
+    pub last_error: Option<String>,
+    /// Where the trust in force comes from.
+    pub trust_from: TrustFrom,
+}
+
+/// A source of trust.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrustFrom {
+    /// Nothing is known yet: no peer can be trusted.
+    #[default]
+    Nothing,
+    /// What an earlier run of the agent was told and saved.
+    Saved,
+    /// The authority tells it, and tells every change.
+    Watch,
+    /// The files of roots and revocation lists, for an authority that does not tell.
+    Files,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tracker(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    last_success: Option<SystemTime>,
+    last_error: Option<String>,
+    trust_from: TrustFrom,
+}
+
+impl Tracker {
+    /// Notes the outcome of asking.
+    pub(super) fn note<T, E: Display>(&self, outcome: &Result<T, E>, now: SystemTime) {
+        let mut state = self.state();
+        match outcome {
+            Ok(_) => {
+                state.last_success = Some(now);
+                state.last_error = None;
+            }
+            Err(error) => state.last_error = Some(error.to_string()),
+        }
+    }
+
+    pub(super) fn trust_from(&self, source: TrustFrom) {
+        self.state().trust_from = source;
+    }
+
+    pub(super) fn health(&self, endpoint: &str, connected: bool) -> Health {
+        let state = self.state();
+        Health {
+            endpoint: endpoint.to_owned(),
+            connected,
+            last_success: state.last_success,
+            last_error: state.last_error.clone(),
+            trust_from: state.trust_from,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
