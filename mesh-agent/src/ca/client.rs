@@ -19,6 +19,8 @@ mod saved;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -32,6 +34,10 @@ use request::Answer;
 
 pub use error::RemoteError;
 pub use health::{Health, TrustFrom};
+
+/// How long a first certificate waits for the first word of trust, without which it
+/// could not be taken into use: both are asked for at the agent's start.
+const FIRST_TRUST: Duration = Duration::from_secs(5);
 
 /// Where the authority is, and what is needed to use it.
 #[derive(Clone, Debug)]
@@ -54,7 +60,8 @@ pub struct RemoteCa {
     settings: RemoteSettings,
     clock: Arc<dyn Clock>,
     link: Link,
-    tracker: Arc<Tracker>,
+    tracker: Tracker,
+    following: AtomicBool,
 }
 
 impl RemoteCa {
@@ -64,13 +71,13 @@ impl RemoteCa {
     /// [`RemoteError::Endpoint`] when the endpoint is no such URL.
     pub fn new(settings: RemoteSettings, clock: Arc<dyn Clock>) -> Result<Arc<Self>, RemoteError> {
         let endpoint: Endpoint = settings.endpoint.parse()?;
-        let tracker = Arc::new(Tracker::default());
         let link = Link::new(endpoint, &settings, Arc::clone(&clock));
         Ok(Arc::new(Self {
             settings,
             clock,
             link,
-            tracker,
+            tracker: Tracker::default(),
+            following: AtomicBool::new(false),
         }))
     }
 
@@ -78,6 +85,7 @@ impl RemoteCa {
     /// at once with what was saved, then with what the authority tells, or with the
     /// files when it does not. To be called in a tokio runtime.
     pub fn follow(self: &Arc<Self>, store: Arc<TrustStore>) -> JoinHandle<()> {
+        self.following.store(true, Ordering::Relaxed);
         let ca = Arc::clone(self);
         tokio::spawn(async move { follow::follow(&ca, &store).await })
     }
@@ -102,6 +110,10 @@ impl CertificateAuthority for RemoteCa {
         Box::pin(async move {
             let certified = self.certify(id).await;
             self.tracker.note(&certified, self.clock.now());
+            if certified.is_ok() && self.following.load(Ordering::Relaxed) {
+                // Without trust in time the store says what it lacks.
+                let _ = tokio::time::timeout(FIRST_TRUST, self.tracker.trust_known()).await;
+            }
             match certified {
                 Ok(svid) => Ok(Issued {
                     svid,

@@ -47,7 +47,7 @@ pub enum RemoteError {
         /// Where.
         endpoint: Arc<str>,
         /// What failed.
-        failure: HandshakeFailure,
+        failure: Arc<HandshakeFailure>,
         /// The roots it was checked against, beside those of `Watch`.
         roots: PathBuf,
     },

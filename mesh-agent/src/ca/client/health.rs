@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 /// The state of the client of a remote authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -35,13 +37,15 @@ pub enum TrustFrom {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Tracker(Mutex<State>);
+pub(super) struct Tracker {
+    state: Mutex<State>,
+    trust_from: watch::Sender<TrustFrom>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     last_success: Option<SystemTime>,
     last_error: Option<String>,
-    trust_from: TrustFrom,
 }
 
 impl Tracker {
@@ -58,7 +62,16 @@ impl Tracker {
     }
 
     pub(super) fn trust_from(&self, source: TrustFrom) {
-        self.state().trust_from = source;
+        self.trust_from.send_replace(source);
+    }
+
+    /// Completes when any trust is in force.
+    pub(super) async fn trust_known(&self) {
+        let mut source = self.trust_from.subscribe();
+        // The sender lives as long as this.
+        let _ = source
+            .wait_for(|source| *source != TrustFrom::Nothing)
+            .await;
     }
 
     pub(super) fn health(&self, endpoint: &str, connected: bool) -> Health {
@@ -68,11 +81,11 @@ impl Tracker {
             connected,
             last_success: state.last_success,
             last_error: state.last_error.clone(),
-            trust_from: state.trust_from,
+            trust_from: *self.trust_from.borrow(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -236,7 +236,7 @@ impl Link {
             },
             DialError::Handshake(failure) => RemoteError::Handshake {
                 endpoint: Arc::clone(&self.endpoint.text),
-                failure,
+                failure: Arc::new(failure),
                 roots: self.roots_file.clone(),
             },
             DialError::Http(error) => RemoteError::Call {
