@@ -26,8 +26,9 @@ use tokio::task::JoinSet;
 
 use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
+use crate::ca::EmbeddedCa;
 use crate::config::{FolderSource, Loaded};
-use crate::identity::{EmbeddedCa, SvidStore};
+use crate::identity::SvidStore;
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
@@ -83,7 +84,7 @@ pub enum Error {
     Config(#[from] crate::config::ConfigError),
     /// The embedded CA cannot be opened.
     #[error(transparent)]
-    Authority(#[from] crate::identity::CaError),
+    Authority(#[from] crate::ca::CaError),
     /// The admin interfaces cannot listen.
     #[error(transparent)]
     Admin(#[from] admin::AdminError),

@@ -1,6 +1,7 @@
 //! The command line: what `mesh-agent` understands and, for every command but `run`,
 //! what it does. Called by `main`.
 
+pub mod ca;
 pub mod check;
 mod clean;
 mod connections;
@@ -62,6 +63,8 @@ pub enum Tool {
     Check(check::CheckArgs),
     /// Remove the programs that a stopped agent left in the kernel: its pods leave the mesh.
     Clean(clean::CleanArgs),
+    /// Make a certificate authority and look after it.
+    Ca(ca::CaArgs),
 }
 
 /// Options of the commands that ask a running agent.
@@ -84,6 +87,9 @@ pub enum CliError {
     /// The pins could not be removed.
     #[error(transparent)]
     Clean(#[from] clean::CleanError),
+    /// The authority could not do it.
+    #[error(transparent)]
+    Ca(#[from] ca::CaCommandError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -113,6 +119,7 @@ impl Tool {
                     .await?;
             }
             Self::Check(args) => return Ok(check::run(args)?),
+            Self::Ca(args) => output::print(args.run()?.as_bytes())?,
             Self::Clean(args) => output::print(clean::clean(args).await?.as_bytes())?,
         }
         Ok(ExitCode::SUCCESS)

@@ -4,18 +4,16 @@
 //! never builds either itself.
 
 mod authority;
-mod ca;
-mod clock;
+pub(crate) mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
-mod leaf;
+pub(crate) mod leaf;
 mod spiffe;
 mod store;
 mod svid;
 mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
-pub use ca::{CaError, EmbeddedCa, SigningError};
 pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};

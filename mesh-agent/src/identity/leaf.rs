@@ -131,7 +131,8 @@ fn identity(certificate: &X509Certificate<'_>) -> Result<SpiffeId, PeerIdentityE
     Ok(only_uri(certificate)?.parse()?)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use serde::{Deserialize, Serialize};
 
+use crate::ca::pem::block;
 use crate::identity::{DomainTrust, KeyId, Revocation, TrustBundle, TrustDomain, TrustUpdate};
 
 /// Roots and revocation of one trust domain: `isthmus.ca.v1.TrustState`.
@@ -132,11 +133,6 @@ impl TrustMessage {
 /// A certificate in PEM.
 pub(crate) fn certificate(der: &[u8]) -> String {
     block("CERTIFICATE", der)
-}
-
-fn block(label: &str, der: &[u8]) -> String {
-    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    pem::encode_config(&pem::Pem::new(label, der), config)
 }
 
 fn read_certificate(text: &str) -> Option<CertificateDer<'static>> {

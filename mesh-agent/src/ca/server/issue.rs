@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 use super::blocking;
 use super::grpc::{Reason, Service};
 use crate::ca::api::{self, CertificateRequest, CertificateResponse};
-use crate::ca::{Requester, SignError, Signed};
+use crate::ca::{Fault, Requester, SignError, Signed};
 use crate::identity::{SpiffeId, display_time};
 
 /// Answers one request, and writes the one line about it.
@@ -137,12 +137,11 @@ fn answer(signed: &Signed) -> CertificateResponse {
 
 fn refusal(error: &SignError) -> Refusal {
     let reason = error.to_string();
-    let status = match error {
-        SignError::Revoked { .. } | SignError::OtherTrustDomain { .. } => {
-            Status::permission_denied(reason.clone())
-        }
+    let status = match error.fault() {
+        Fault::Request => Status::invalid_argument(reason.clone()),
+        Fault::Denied => Status::permission_denied(reason.clone()),
         // Its text names files of ours.
-        SignError::Authority(_) => {
+        Fault::Authority => {
             Status::unavailable("the authority cannot sign at the moment; its log says why")
         }
     };

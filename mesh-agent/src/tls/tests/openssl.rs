@@ -9,8 +9,9 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
+use crate::ca::EmbeddedCa;
 use crate::identity::fixtures::{domain, id};
-use crate::identity::{CertificateAuthority, EmbeddedCa, SvidStore};
+use crate::identity::{CertificateAuthority, SvidStore};
 use crate::tls::{HandshakeFailure, Session, accept};
 
 /// Connects `openssl s_client` as `web` to a mesh server that is `db`.
