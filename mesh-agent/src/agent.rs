@@ -28,12 +28,13 @@ use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::ca::EmbeddedCa;
 use crate::config::{FolderSource, Loaded};
-use crate::identity::SvidStore;
+use crate::identity::{SvidStore, TrustStore};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
+use crate::tls::{ParametersStore, TlsSettings};
 
 use fleet::Fleet;
 use view::{Phase, View};
@@ -72,6 +73,10 @@ pub struct Options {
 
 /// Time for the access log's last lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// Time for tunnels to send what their last streams left in them. A peer that is
+/// there takes it in a round trip or two.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// Why the agent could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +135,11 @@ pub async fn run(
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
     let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
-    let svids = SvidStore::new(Arc::new(authority));
+    let authority = Arc::new(authority);
+    let trust = TrustStore::new(first.world.mesh().trust_domain.clone());
+    let _following = authority.follow(Arc::clone(&trust));
+    let parameters = ParametersStore::new(TlsSettings::default());
+    let svids = SvidStore::new(authority, trust, parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&observer),
@@ -157,7 +166,7 @@ pub async fn run(
     tend(&fleet, &mut source, stop).await;
 
     view.enter(Phase::Draining);
-    drain(&shared, options.drain_timeout).await;
+    drain(&shared, &fleet, options.drain_timeout).await;
     let access = observer.access_log().clone();
     // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
@@ -266,7 +275,7 @@ async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receive
 
 /// Closes the listeners, lets connections end for `limit`, and cuts the rest. The
 /// pinned programs stay: without an agent the pods' traffic is refused.
-async fn drain(shared: &Shared, limit: Duration) {
+async fn drain(shared: &Arc<Shared>, fleet: &Fleet, limit: Duration) {
     let open = shared.observer.open_connections();
     tracing::info!(connections = open, "draining");
     shared.draining.send_replace(true);
@@ -281,5 +290,14 @@ async fn drain(shared: &Shared, limit: Duration) {
         );
         // Each cut connection writes its line and leaves the table.
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.observer.idle()).await;
+    }
+    // The end of a connection may still be on its way to the peer. Leaving now would
+    // turn it into a reset.
+    let sent = async {
+        fleet.close_tunnels().await;
+        shared.tunnels_ended().await;
+    };
+    if tokio::time::timeout(LAST_BYTES, sent).await.is_err() {
+        tracing::warn!("some tunnels did not close in time: their peers may see a reset");
     }
 }

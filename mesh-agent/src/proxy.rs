@@ -110,7 +110,12 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// Spreads connections over the workers.
     pub(crate) turn: AtomicUsize,
+    /// Tunnels that must end by themselves, so that nothing they still hold is lost.
+    open_tunnels: watch::Sender<usize>,
 }
+
+/// A tunnel that [`Shared::tunnels_ended`] waits for.
+pub(crate) struct OpenTunnel(Arc<Shared>);
 
 impl Shared {
     /// The data plane's view of a mesh that starts at `generation`.
@@ -125,7 +130,32 @@ impl Shared {
             observer,
             draining: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
+            open_tunnels: watch::Sender::new(0),
         })
+    }
+
+    /// Counts a tunnel until the guard is dropped.
+    pub(crate) fn open_tunnel(self: &Arc<Self>) -> OpenTunnel {
+        self.open_tunnels.send_modify(|open| *open += 1);
+        OpenTunnel(Arc::clone(self))
+    }
+
+    /// Completes once no tunnel is counted. A connection is over for the observer
+    /// when its last byte was handed to its tunnel; only the end of the tunnel says
+    /// that the byte has left.
+    pub async fn tunnels_ended(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self
+            .open_tunnels
+            .subscribe()
+            .wait_for(|open| *open == 0)
+            .await;
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.open_tunnels.send_modify(|open| *open -= 1);
     }
 }
 

@@ -115,7 +115,16 @@ impl Run {
 
     /// Runs it, passes each line of its standard output on, and shows it to `each`.
     /// Gives whether it succeeded.
-    pub(crate) fn watch(mut self, mut each: impl FnMut(&str)) -> Result<bool> {
+    pub(crate) fn watch(self, each: impl FnMut(&str)) -> Result<bool> {
+        self.watching("", each)
+    }
+
+    /// [`Self::watch`] for one of several that run at the same time: its lines say whose they are.
+    pub(crate) fn watch_as(self, name: &str, each: impl FnMut(&str)) -> Result<bool> {
+        self.watching(&format!("{name} | "), each)
+    }
+
+    fn watching(mut self, before: &str, mut each: impl FnMut(&str)) -> Result<bool> {
         let mut child = self
             .command
             .stdout(Stdio::piped())
@@ -126,7 +135,7 @@ impl Run {
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 {
             let text = String::from_utf8_lossy(&line);
-            println!("{}", text.trim_end());
+            println!("{before}{}", text.trim_end());
             each(text.trim_end());
             line.clear();
         }

@@ -4,7 +4,11 @@
 mod boot;
 mod image;
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
 
 use crate::command::Run;
 use crate::phases::{Counted, Tally};
@@ -28,22 +32,47 @@ pub(crate) fn command(name: &str) -> Result<()> {
     tally.close()
 }
 
-/// One phase a kernel; the programs must be built.
+/// One phase a kernel; the programs must be built. The kernels run beside each other, each
+/// on one emulated processor.
 pub(crate) fn phases(tally: &mut Tally, tests: &str) {
-    for (name, package) in KERNELS {
-        tally.counting(name, |counted| run(package, tests, counted));
-    }
-}
-
-fn run(package: &str, tests: &str, counted: &mut Counted) -> Result<()> {
-    apt::ensure_all("other kernels", apt::KERNEL_TOOLS)?;
-    let kernel = image::kernel(package)?;
-    let root = image::root(&kernel, &test_binary()?, tests)?;
-    boot::boot(&kernel, &root, counted)
+    let images = tally.check("other kernels", || {
+        apt::ensure_all("other kernels", apt::KERNEL_TOOLS)?;
+        let binary = test_binary()?;
+        let image = |(name, package)| {
+            let kernel = image::kernel(package)?;
+            let root = image::root(&kernel, &binary, tests)?;
+            Ok((name, kernel, root))
+        };
+        KERNELS.into_iter().map(image).collect::<Result<Vec<_>>>()
+    });
+    let Some(images) = images else { return };
+    println!(
+        "\n=== booting {}",
+        KERNELS.map(|(name, _)| name).join(" and ")
+    );
+    thread::scope(|scope| {
+        let run = |(name, kernel, root): &(&str, image::Kernel, PathBuf)| {
+            let start = Instant::now();
+            let mut counted = Counted::default();
+            let result = boot::boot(name, kernel, root, &mut counted);
+            (counted, result, start.elapsed())
+        };
+        let start = |image| scope.spawn(move || run(image));
+        let running: Vec<_> = images.iter().map(start).collect();
+        for ((name, ..), running) in images.iter().zip(running) {
+            tally.counting(name, |counted| {
+                let ended = running.join();
+                let (seen, result, took) = ended.map_err(|_| anyhow!("its output was lost"))?;
+                *counted = seen;
+                println!("it ran for {:.1} s", took.as_secs_f64());
+                result
+            });
+        }
+    });
 }
 
 /// The path of the built privileged tests, as cargo tells it.
-fn test_binary() -> Result<std::path::PathBuf> {
+fn test_binary() -> Result<PathBuf> {
     let object = crate::root().join("mesh-ebpf/target/bpfel-unknown-none/release/mesh-ebpf");
     let messages = Run::new("cargo")
         .words(

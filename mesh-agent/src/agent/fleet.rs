@@ -195,6 +195,11 @@ impl Fleet {
         self.workers.tunnels()
     }
 
+    /// Closes the tunnels to other nodes, each after its last stream.
+    pub(super) async fn close_tunnels(&self) {
+        self.workers.close_tunnels(&self.shared).await;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -122,7 +122,7 @@ impl View {
         }
         let usable = pod
             .credential()
-            .and_then(|credential| credential.server_config());
+            .and_then(|credential| credential.usable());
         match usable {
             Ok(_) => (WorkloadState::Enrolled, problems),
             Err(error) => {

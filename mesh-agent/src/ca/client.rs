@@ -115,13 +115,7 @@ impl CertificateAuthority for RemoteCa {
                 let _ = tokio::time::timeout(FIRST_TRUST, self.tracker.trust_known()).await;
             }
             match certified {
-                Ok(svid) => Ok(Issued {
-                    svid,
-                    bundle: crate::identity::TrustBundle::new(
-                        id.trust_domain().clone(),
-                        Vec::new(),
-                    ),
-                }),
+                Ok(svid) => Ok(Issued { svid, bundle: None }),
                 Err(error) => Err(IssueError::Authority {
                     id: id.clone(),
                     source: Arc::new(error),

@@ -176,8 +176,7 @@ fn issue(authority: &Authority, id: &SpiffeId, requester: &Requester) -> Result<
     key.zeroize();
     let signed = authority.sign(&request?, id, requester, None)?;
     let svid = Svid::new(signed.chain, PrivateKeyDer::from(pkcs8))?;
-    let bundle = crate::identity::TrustBundle::new(authority.trust_domain().clone(), signed.roots);
-    Ok(Issued { svid, bundle })
+    Ok(Issued { svid, bundle: None })
 }
 
 /// A request for one identity and nothing else, in DER, and its new key in PEM.

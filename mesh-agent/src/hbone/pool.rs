@@ -182,6 +182,18 @@ where
         self.shared.retain(keep, cut);
     }
 
+    /// Completes once no tunnel is open or being dialled, those included that
+    /// were taken out of the pool and only finish their streams.
+    pub async fn emptied(&self) {
+        loop {
+            let freed = self.shared.freed.notified();
+            if self.shared.live.get() == 0 {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// What the pool holds at this moment.
     pub fn stats(&self) -> PoolStats {
         self.shared.stats()

@@ -50,6 +50,7 @@ pub(super) async fn serve(
         peer: identity,
         version,
         suite,
+        ..
     } = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),
@@ -74,6 +75,7 @@ async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<Tcp
 }
 
 async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
+    let _open = tunnel.worker.shared.open_tunnel();
     let bad = |error| {
         let record = open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local);
         Failure::denied(Reason::BadRequest, error).record(record);
@@ -173,7 +175,7 @@ async fn connect(
     let generation = tunnel.worker.shared.generation.load();
     let mesh = generation.world.mesh();
     let peer = Peer::Authenticated(&tunnel.identity);
-    let permit = policy::inbound(peer, mesh.inbound_mode, &mesh.trust_domain)
+    let permit = policy::inbound(peer, mesh)
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await

@@ -73,6 +73,13 @@ impl Tunnels {
         self.pool.retain(|key| key.epoch != epoch, cut);
     }
 
+    /// Takes all tunnels out of use; completes once the last has carried its
+    /// streams to their end and closed.
+    pub(super) async fn close(&self) {
+        self.pool.retain(|_| false, Cut::Graceful);
+        self.pool.emptied().await;
+    }
+
     pub(super) fn stats(&self) -> PoolStats {
         self.pool.stats()
     }

@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 
 use super::labels::Labels;
 use super::tunnels::Tunnels;
-use super::{Pod, Shared, accept};
+use super::{OpenTunnel, Pod, Shared, accept};
 use crate::hbone::PoolStats;
 
 /// Connections and commands waiting for a worker; past that, the pods' backlogs
@@ -44,6 +44,8 @@ pub(super) enum Job {
     /// Take the tunnels of a pod that left, by its epoch, out of use; cut them
     /// when the pod is gone.
     Forget { epoch: u64, gone: bool },
+    /// Close every tunnel to other nodes once its streams have ended.
+    Close(OpenTunnel),
     /// Say what tunnels there are.
     Count(std_mpsc::SyncSender<PoolStats>),
 }
@@ -121,6 +123,14 @@ impl Workers {
         }
     }
 
+    /// Closes every tunnel to other nodes, each after its last stream;
+    /// [`Shared::tunnels_ended`] tells when that is done.
+    pub async fn close_tunnels(&self, shared: &Arc<Shared>) {
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Job::Close(shared.open_tunnel())).await;
+        }
+    }
+
     /// How many tunnels to other nodes there are. Blocks for a moment; a worker
     /// that is too busy to answer is left out.
     pub fn tunnels(&self) -> usize {
@@ -147,6 +157,13 @@ async fn run(worker: Rc<Worker>, mut queue: mpsc::Receiver<Job>) {
                 tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, stream));
             }
             Job::Forget { epoch, gone } => worker.tunnels.forget(epoch, gone),
+            Job::Close(open) => {
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move {
+                    worker.tunnels.close().await;
+                    drop(open);
+                });
+            }
             Job::Count(answer) => drop(answer.try_send(worker.tunnels.stats())),
         }
     }

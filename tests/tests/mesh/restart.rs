@@ -204,10 +204,15 @@ fn core_sigterm_drains() -> Result<()> {
         pair.server.serve("serve echo")?,
         pair.client.serve("serve echo")?,
     );
-    let talks = [
-        Talk::open(&pair.client, pair.server.v4(8080))?,
-        Talk::open(&pair.server, pair.client.v6(8080))?,
-    ];
+    // Several, so that the agent leaves right after one's last byte.
+    let talks = (0..6)
+        .flat_map(|_| {
+            [
+                Talk::open(&pair.client, pair.server.v4(8080)),
+                Talk::open(&pair.server, pair.client.v6(8080)),
+            ]
+        })
+        .collect::<Result<Vec<_>>>()?;
     pair.a.signal_oldest(Signal::SIGTERM)?;
     wait_until("the agent says that it is shutting down", || {
         pair.a.http("/readyz").is_ok_and(|answer| {

@@ -1,0 +1,1 @@
+//! Settings in words, and handshakes between all that can be said.
