@@ -3,10 +3,15 @@
 //!
 //! [`Authority`] is the one that signs. Everything it is lives in its directory:
 //! see the module `layout` for the files and for why a crash leaves the old state
-//! or the new.
+//! or the new. [`server`] puts it on the network: [`api`] is what goes over the wire,
+//! [`authorize`] decides who may ask for what, by the node [`tokens`]. [`client`] is how
+//! an agent uses that server, or any other authority with Istio's interface.
 
+pub mod api;
 mod authority;
+pub mod authorize;
 mod changes;
+pub mod client;
 mod crl;
 mod csr;
 mod disk;
@@ -24,10 +29,12 @@ mod profile;
 mod revoke;
 mod revoked;
 mod rotate;
+pub mod server;
 mod signer;
 mod stamp;
 mod state;
 mod tend;
+pub mod tokens;
 
 pub use authority::{Authority, Requester, Signed};
 pub use changes::Changes;

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
@@ -195,6 +196,19 @@ impl TestCa {
             chain,
             key: to_der(&key),
         }
+    }
+
+    /// The chain for the key of a certificate request (PEM), as `params` say.
+    pub(crate) fn certify(
+        &self,
+        csr: &str,
+        params: CertificateParams,
+    ) -> Vec<CertificateDer<'static>> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        request.params = params;
+        let mut chain = vec![request.signed_by(&self.issuer).unwrap().into()];
+        chain.extend(self.intermediates.iter().cloned());
+        chain
     }
 
     pub(crate) fn issue_valid(&self, id: &SpiffeId, from: SystemTime, to: SystemTime) -> Issued {

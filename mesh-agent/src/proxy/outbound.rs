@@ -124,7 +124,11 @@ async fn attempt(
             let workload = candidate.workload.as_ref();
             let joining = || workload.is_some_and(|workload| generation.is_joining(workload));
             let opened = loop {
-                match worker.tunnels.open(&worker.shared.trust, pod, &permit, &request).await {
+                match worker
+                    .tunnels
+                    .open(&worker.shared.trust, pod, &permit, &request)
+                    .await
+                {
                     Err(failure) if failure.is_refused() && joining() => {
                         // Its node reads the same change as we do, and tells nobody when it is done.
                         tokio::time::sleep(JOINING_RETRY).await;

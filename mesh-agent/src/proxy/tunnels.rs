@@ -82,7 +82,8 @@ impl Tunnels {
 
     /// Cuts the tunnels to peers whom `trust` no longer supports.
     pub(super) fn judge(&self, trust: &Trust) {
-        self.pool.retain_sessions(|session| session.confirm(trust).is_ok());
+        self.pool
+            .retain_sessions(|session| session.confirm(trust).is_ok());
     }
 
     /// Takes all tunnels out of use; completes once the last has carried its

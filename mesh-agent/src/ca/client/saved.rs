@@ -1,0 +1,118 @@
+//! What was last told of trust, on disk, so that an agent that starts while the
+//! authority is away trusts whom it trusted, and can still check the authority itself
+//! after its roots were exchanged. Read and written by [`super::follow`].
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ca::api::TrustMessage;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    /// Whose word it is. Another authority's says nothing.
+    endpoint: String,
+    trust: TrustMessage,
+}
+
+/// Why it cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SavedError {
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "{path} can be written by others (mode {mode:04o}, owner {owner}): remove it, the authority tells it again"
+    )]
+    Permissions {
+        path: PathBuf,
+        mode: u32,
+        owner: u32,
+    },
+    #[error("{path} is damaged: {source}; remove it, the authority tells it again")]
+    Malformed {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+/// What `endpoint` told last, if anything.
+pub(super) fn read(state_dir: &Path, endpoint: &str) -> Result<Option<TrustMessage>, SavedError> {
+    let path = path(state_dir);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", &path)(error)),
+    };
+    let metadata = file.metadata().map_err(failed("inspect", &path))?;
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o022 != 0 || owner != nix::unistd::geteuid().as_raw() {
+        return Err(SavedError::Permissions { path, mode, owner });
+    }
+    match serde_json::from_reader::<_, Saved>(io::BufReader::new(file)) {
+        Ok(saved) => Ok((saved.endpoint == endpoint).then_some(saved.trust)),
+        Err(source) => Err(SavedError::Malformed { path, source }),
+    }
+}
+
+/// Keeps what `endpoint` told: a crash leaves this or the last.
+pub(super) fn write(
+    state_dir: &Path,
+    endpoint: &str,
+    trust: TrustMessage,
+) -> Result<(), SavedError> {
+    let path = path(state_dir);
+    let saved = Saved {
+        endpoint: endpoint.to_owned(),
+        trust,
+    };
+    let text = serde_json::to_vec(&saved).map_err(|source| SavedError::Malformed {
+        path: path.clone(),
+        source,
+    })?;
+    let dir = state_dir.join("trust");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(failed("create", &dir))?;
+    let new = dir.join("own.json.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove", &new)(error));
+        }
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(failed("create", &new))?;
+    file.write_all(&text).map_err(failed("write", &new))?;
+    file.sync_all().map_err(failed("sync", &new))?;
+    fs::rename(&new, &path).map_err(failed("rename", &new))?;
+    File::open(&dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed("sync", &dir))
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("trust").join("own.json")
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SavedError {
+    let path = path.to_owned();
+    move |source| SavedError::Io {
+        action,
+        path,
+        source,
+    }
+}
