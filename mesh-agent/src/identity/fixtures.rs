@@ -303,3 +303,8 @@ pub(crate) fn reveals(text: &str, secret: &[u8]) -> bool {
                 .contains(&join(", ", |byte| format!("{byte:#x}")))
     })
 }
+
+/// The serial number of a certificate, lower-case hex.
+pub(crate) fn serial(der: &[u8]) -> String {
+    super::leaf::serial(&super::leaf::parse(der).unwrap())
+}
