@@ -7,6 +7,7 @@
 //! redirected; a new configuration is in force before what it no longer permits
 //! is cut.
 
+mod authority;
 mod events;
 mod fleet;
 mod limits;
@@ -17,7 +18,7 @@ mod view;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,17 +27,19 @@ use tokio::task::JoinSet;
 
 use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
-use crate::ca::EmbeddedCa;
-use crate::config::{FolderSource, Loaded};
-use crate::identity::{SvidStore, TrustStore};
+use crate::ca::client::RemoteError;
+use crate::ca::{CaError, FileError};
+use crate::config::FolderSource;
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
-use crate::tls::{ParametersStore, TlsSettings};
 
+use authority::Identities;
 use fleet::Fleet;
+
+pub use authority::Authority;
 use view::{Phase, View};
 
 /// How often pods that could not be enrolled are tried again, and those that are
@@ -61,8 +64,13 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// Where the unix socket is.
     pub run_dir: PathBuf,
-    /// Where the embedded CA keeps its key.
+    /// Where the embedded authority keeps its keys, and what a remote one told of
+    /// trust is saved.
     pub state_dir: PathBuf,
+    /// Who certifies the workloads.
+    pub authority: Authority,
+    /// Folder of certificates that are brought as files; they go before the authority.
+    pub certificates: Option<PathBuf>,
     /// Metrics and readiness.
     pub admin: SocketAddr,
     /// Threads that carry traffic.
@@ -87,9 +95,15 @@ pub enum Error {
     /// The configuration folder cannot be read at all.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    /// The embedded CA cannot be opened.
+    /// The embedded authority cannot be opened.
     #[error(transparent)]
-    Authority(#[from] crate::ca::CaError),
+    Embedded(#[from] CaError),
+    /// The remote authority's settings make no sense.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The folder of certificates cannot be read.
+    #[error(transparent)]
+    Certificates(#[from] FileError),
     /// The admin interfaces cannot listen.
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
@@ -134,15 +148,11 @@ pub async fn run(
 
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
-    let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
-    let authority = Arc::new(authority);
-    let trust = TrustStore::new(first.world.mesh().trust_domain.clone());
-    let _following = authority.follow(Arc::clone(&trust));
-    let parameters = ParametersStore::new(TlsSettings::default());
-    let svids = SvidStore::new(authority, Arc::clone(&trust), parameters);
+    let (identities, first) = Identities::open(&options, &mut source, first).await?;
+    let identities = Arc::new(identities);
     let shared = Shared::new(
         Arc::clone(&interceptor),
-        Arc::clone(&trust),
+        Arc::clone(&identities.trust),
         Arc::clone(&observer),
         Generation::nothing(),
     );
@@ -152,14 +162,15 @@ pub async fn run(
         Arc::clone(&shared),
         workers,
         thread,
-        Arc::clone(&svids),
+        Arc::clone(&identities),
         &options,
     );
     let fleet = Arc::new(fleet);
-    metrics::register(&registry, &interceptor, &fleet);
-    let view = View::new(&options, &shared, &fleet, svids, log.dropped());
+    metrics::register(&registry, &interceptor, &fleet, &identities);
+    let view = View::new(&options, &shared, &fleet, &identities, log.dropped());
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
     let _events = events::watch(&interceptor);
+    let _judging = judge_when_trust_changes(&fleet, &identities);
 
     fleet.apply(first).await;
     view.enter(Phase::Serving);
@@ -174,28 +185,25 @@ pub async fn run(
     Ok(())
 }
 
-/// Opens the embedded CA of the configured trust domain. Where the configuration
-/// could not be read in full, the trust domain may be a default that nobody meant:
-/// then a CA that does not fit is no reason to give up, but to wait for the files
-/// to be mended. Pods that an earlier agent enrolled are refused meanwhile.
-async fn open_authority(
-    state_dir: &Path,
-    source: &mut FolderSource,
-    mut loaded: Loaded,
-) -> Result<(Loaded, EmbeddedCa), Error> {
-    loop {
-        match EmbeddedCa::open(state_dir, &loaded.world.mesh().trust_domain) {
-            Ok(authority) => return Ok((loaded, authority)),
-            Err(error) if loaded.complete => return Err(error.into()),
-            Err(error) => {
-                for problem in &loaded.problems {
-                    tracing::error!(target: "config", %problem, "configuration");
-                }
-                tracing::error!(%error, "waiting for the configuration to be mended");
-                loaded = source.changed().await;
-            }
+/// Cuts what new trust no longer supports, and has TLS settings apply to the peers that
+/// hold tunnels, until the returned set is dropped.
+fn judge_when_trust_changes(fleet: &Arc<Fleet>, identities: &Identities) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let mut news = identities.trust.subscribe();
+    let judging = Arc::clone(fleet);
+    tasks.spawn(async move {
+        while news.changed().await.is_ok() {
+            judging.judge().await;
         }
-    }
+    });
+    let mut settings = identities.parameters.subscribe();
+    let fleet = Arc::clone(fleet);
+    tasks.spawn(async move {
+        while settings.changed().await.is_ok() {
+            fleet.ask_for_new_handshakes();
+        }
+    });
+    tasks
 }
 
 /// Starts both administrative servers. They end when what is returned is dropped.

@@ -117,6 +117,8 @@ pub struct Shared {
     pub(crate) turn: AtomicUsize,
     /// Number of the trust by which live connections were last judged.
     pub(crate) judged: watch::Sender<u64>,
+    /// Grows when the peers are to shake hands anew.
+    pub(crate) settings: watch::Sender<u64>,
     /// Tunnels that must end by themselves, so that nothing they still hold is lost.
     open_tunnels: watch::Sender<usize>,
 }
@@ -141,7 +143,14 @@ impl Shared {
             turn: AtomicUsize::new(0),
             open_tunnels: watch::Sender::new(0),
             judged: watch::Sender::new(0),
+            settings: watch::Sender::new(0),
         })
+    }
+
+    /// Has every tunnel of a peer end after its streams, so that the peer opens another:
+    /// TLS settings that changed would not reach it otherwise.
+    pub fn ask_for_new_handshakes(&self) {
+        self.settings.send_modify(|number| *number += 1);
     }
 
     /// Counts a tunnel until the guard is dropped.

@@ -28,6 +28,15 @@ pub struct Status {
     pub config: ConfigStatus,
     /// What stands in the kernel.
     pub kernel: KernelStatus,
+    /// Who certifies the workloads.
+    #[serde(default)]
+    pub authority: AuthorityStatus,
+    /// Trust domains whose workloads are let in.
+    #[serde(default)]
+    pub trust: Vec<TrustStatus>,
+    /// How TLS is done.
+    #[serde(default)]
+    pub tls: TlsStatus,
     /// Certificates of the local workloads.
     pub certificates: Vec<CertificateStatus>,
     /// Open HBONE tunnels.
@@ -86,6 +95,76 @@ pub struct CertificateStatus {
     pub serial: String,
     /// Seconds until it expires; negative once it has.
     pub expires_in_s: i64,
+    /// Where it comes from.
+    #[serde(default)]
+    pub source: String,
+    /// Seconds until a new one is asked for, or asked for again.
+    #[serde(default)]
+    pub renewal_in_s: i64,
+    /// Seconds since renewal began to fail; none while it works.
+    #[serde(default)]
+    pub failing_for_s: Option<u64>,
+    /// Failed attempts since then.
+    #[serde(default)]
+    pub failed_attempts: u32,
+    /// Why the last attempt failed.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// Who certifies the workloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityStatus {
+    /// `embedded` or `remote`.
+    pub kind: String,
+    /// Its directory or its address.
+    pub place: String,
+    /// The folder of certificates that go before it, if there is one.
+    pub files: Option<String>,
+    /// Whether there is a connection to a remote one.
+    pub connected: Option<bool>,
+    /// Seconds since a remote one last answered; none when it never did.
+    pub answered_s_ago: Option<u64>,
+    /// What last went wrong with a remote one; none once it works again.
+    pub error: Option<String>,
+    /// Where the own trust domain's roots come from, with a remote one.
+    pub trust_from: Option<String>,
+}
+
+/// A trust domain whose workloads are let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustStatus {
+    /// Its name.
+    pub trust_domain: String,
+    /// Whether it is the mesh's own.
+    pub own: bool,
+    /// How many roots vouch for it.
+    pub roots: usize,
+    /// Roots that cannot be used, and why.
+    pub unusable_roots: Vec<String>,
+    /// `not-used`, `fresh`, `stale` or `unreadable`.
+    pub revocation: String,
+    /// Seconds until the first of its revocation lists is out of date; negative since then.
+    pub lists_expire_in_s: Option<i64>,
+    /// Why its lists cannot be read.
+    pub error: Option<String>,
+    /// Whether its workloads are refused because their revocation is not known.
+    pub refused: bool,
+}
+
+/// How TLS is done in handshakes from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// Lowest version.
+    pub minimum_version: String,
+    /// Cipher suites, preferred first.
+    pub cipher_suites: Vec<String>,
+    /// Key exchanges, preferred first.
+    pub key_exchanges: Vec<String>,
+    /// Whether the library says of itself, as it is used, that it is in FIPS mode.
+    pub fips: bool,
+    /// The library, in its own words.
+    pub library: String,
 }
 
 /// What the process may use, and uses.

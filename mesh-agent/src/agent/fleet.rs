@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 
 use super::Options;
+use super::authority::Identities;
 use super::plan::{Plan, plan};
 use crate::config::{Loaded, Problem};
-use crate::identity::SvidStore;
 use crate::model::{MtlsMode, Workload, World};
 use crate::netns::NetnsThread;
-use crate::proxy::{Pod, Shared, Workers};
+use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
 
@@ -28,7 +28,7 @@ pub(super) struct Fleet {
     shared: Arc<Shared>,
     workers: Workers,
     enroller: Arc<Enroller>,
-    svids: Arc<SvidStore>,
+    identities: Arc<Identities>,
     state: Mutex<State>,
 }
 
@@ -48,7 +48,7 @@ impl Fleet {
         shared: Arc<Shared>,
         workers: Workers,
         thread: NetnsThread,
-        svids: Arc<SvidStore>,
+        identities: Arc<Identities>,
         options: &Options,
     ) -> Self {
         let enroller = Enroller {
@@ -62,7 +62,7 @@ impl Fleet {
             shared,
             workers,
             enroller,
-            svids,
+            identities,
             state,
         }
     }
@@ -77,6 +77,8 @@ impl Fleet {
         for problem in &problems {
             tracing::warn!(target: "config", %problem, "configuration");
         }
+        // Who is trusted goes before who is let in.
+        self.identities.configure(&world);
         let before = self.shared.generation.load_full();
         let generation = before.next(Arc::clone(&world), complete);
         let number = generation.number;
@@ -195,6 +197,19 @@ impl Fleet {
         self.workers.tunnels()
     }
 
+    /// Cuts the connections whose peers are no longer trusted.
+    pub(super) async fn judge(&self) {
+        let cut = proxy::judge(&self.shared, &self.workers).await;
+        let number = self.shared.trust.current().number();
+        tracing::info!(trust = number, connections_cut = cut, "trust in force");
+    }
+
+    /// Has peers open new tunnels, under the TLS settings in force.
+    pub(super) fn ask_for_new_handshakes(&self) {
+        tracing::info!("TLS settings in force");
+        self.shared.ask_for_new_handshakes();
+    }
+
     /// Closes the tunnels to other nodes, each after its last stream.
     pub(super) async fn close_tunnels(&self) {
         self.workers.close_tunnels(&self.shared).await;
@@ -272,7 +287,7 @@ impl Fleet {
 
     async fn certify(&self, pod: &Pod) {
         let workload = pod.workload();
-        match self.svids.acquire(&workload.identity).await {
+        match self.identities.svids.acquire(&workload.identity).await {
             Ok(credential) => pod.certify(credential),
             Err(error) => tracing::error!(pod = %workload.uid, %error,
                 "no certificate: the pod's connections are refused"),

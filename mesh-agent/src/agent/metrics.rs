@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use mesh_common::counters::Counter;
 
+mod identity;
+
+use super::authority::Identities;
 use super::fleet::Fleet;
 use crate::intercept::Interceptor;
 use crate::observe::{Registry, Sample};
@@ -19,7 +22,13 @@ const GUARD: [(Counter, &str, &str); 6] = [
 ];
 
 /// Puts the kernel's counters into `registry`; they are read at each scrape.
-pub(super) fn register(registry: &Registry, interceptor: &Arc<Interceptor>, fleet: &Arc<Fleet>) {
+pub(super) fn register(
+    registry: &Registry,
+    interceptor: &Arc<Interceptor>,
+    fleet: &Arc<Fleet>,
+    identities: &Arc<Identities>,
+) {
+    identity::register(registry, identities);
     let kernel = Arc::downgrade(interceptor);
     let counters = move || kernel.upgrade().and_then(|kernel| kernel.counters().ok());
     let guard = counters.clone();

@@ -1,21 +1,22 @@
 //! What the agent tells of itself. Everything about a pod's place in the mesh is
 //! read from the kernel at the moment of asking, never remembered.
 
+mod identity;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::authority::Identities;
 use super::fleet::Fleet;
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    Attachment, CertificateStatus, ConfigStatus, KernelStatus, Limits, Status, WorkloadState,
-    WorkloadStatus,
+    Attachment, ConfigStatus, KernelStatus, Limits, Status, WorkloadState, WorkloadStatus,
 };
-use crate::identity::SvidStore;
 use crate::intercept::{KernelPod, NetnsCookie};
 use crate::model::{MtlsMode, Workload};
 use crate::observe::ConnectionInfo;
@@ -38,7 +39,7 @@ pub(super) struct View {
     options: Options,
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
-    svids: Arc<SvidStore>,
+    identities: Arc<Identities>,
     started: Instant,
     phase: AtomicU8,
     log_lines_dropped: Counter,
@@ -51,14 +52,14 @@ impl View {
         options: &Options,
         shared: &Arc<Shared>,
         fleet: &Arc<Fleet>,
-        svids: Arc<SvidStore>,
+        identities: &Arc<Identities>,
         log_lines_dropped: Counter,
     ) -> Arc<Self> {
         Arc::new(Self {
             options: options.clone(),
             shared: Arc::clone(shared),
             fleet: Arc::clone(fleet),
-            svids,
+            identities: Arc::clone(identities),
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             log_lines_dropped,
@@ -170,16 +171,10 @@ impl AgentView for View {
                 problems: problems.iter().map(ToString::to_string).collect(),
             },
             kernel: self.kernel(),
-            certificates: self
-                .svids
-                .list()
-                .into_iter()
-                .map(|svid| CertificateStatus {
-                    identity: svid.id.to_string(),
-                    serial: svid.serial.to_string(),
-                    expires_in_s: seconds_until(svid.not_after),
-                })
-                .collect(),
+            authority: self.identities.status(),
+            trust: identity::trust(&self.identities.trust),
+            tls: identity::tls(&self.identities.parameters),
+            certificates: identity::certificates(&self.identities.svids),
             tunnels: self.fleet.tunnels() as u64,
             connections: self.shared.observer.open_connections() as u64,
             limits: Limits {
@@ -220,7 +215,7 @@ impl AgentView for View {
                 since_s: Some(self.since(&workload.uid, state)),
                 problems,
                 certificate_expires_in_s: credential
-                    .map(|credential| seconds_until(credential.info().not_after)),
+                    .map(|credential| identity::seconds_until(credential.info().not_after)),
             }
         };
         generation.world.workloads().map(status).collect()
@@ -295,15 +290,5 @@ fn mode(mode: MtlsMode) -> &'static str {
     match mode {
         MtlsMode::Strict => "STRICT",
         MtlsMode::Permissive => "PERMISSIVE",
-    }
-}
-
-/// Negative once `at` has passed.
-fn seconds_until(at: SystemTime) -> i64 {
-    let signed =
-        |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    match at.duration_since(SystemTime::now()) {
-        Ok(left) => signed(left),
-        Err(past) => -signed(past.duration()),
     }
 }

@@ -40,7 +40,7 @@ pub use health::{Health, TrustFrom};
 const FIRST_TRUST: Duration = Duration::from_secs(5);
 
 /// Where the authority is, and what is needed to use it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteSettings {
     /// `https://<DNS name or address>:<port>`
     pub endpoint: String,

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::agent::Options;
+use crate::agent::{Authority, Options};
+use crate::ca::client::RemoteSettings;
 use crate::observe::logging;
 
 pub use defaults::DefaultError;
@@ -34,9 +35,26 @@ pub struct RunArgs {
     /// Where the agent's sockets are.
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// Where the embedded authority keeps its keys.
+    /// Where the embedded authority keeps its keys, and what a remote one told is saved.
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+    /// The authority that certifies the workloads, https://HOST:PORT, with Istio's
+    /// certificate API [default: one embedded in the agent].
+    #[arg(long, value_name = "URL", requires = "ca_roots", requires = "ca_token")]
+    pub ca: Option<String>,
+    /// Roots that vouch for the authority's own server (PEM).
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    pub ca_roots: Option<PathBuf>,
+    /// Token with which this node proves itself to the authority; read for each call.
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    pub ca_token: Option<PathBuf>,
+    /// Revocation lists (PEM), for an authority that does not tell them itself.
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    pub ca_crl: Option<PathBuf>,
+    /// Folder of certificates that are brought as files, NAMESPACE/SERVICE ACCOUNT/ for each
+    /// workload; a workload without a folder there is certified by the authority.
+    #[arg(long, value_name = "DIR")]
+    pub certificates: Option<PathBuf>,
     /// Address of metrics and readiness.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
@@ -60,7 +78,24 @@ impl RunArgs {
     /// # Errors
     /// When the machine does not tell; the error names the option to give instead.
     pub fn resolve(self) -> Result<Options, DefaultError> {
+        let remote = |(endpoint, roots_file, token_file)| {
+            Authority::Remote(RemoteSettings {
+                endpoint,
+                roots_file,
+                token_file,
+                crl_file: self.ca_crl,
+                state_dir: self.state_dir.clone(),
+            })
+        };
         Ok(Options {
+            // The command line's rules give all three or none.
+            authority: self
+                .ca
+                .zip(self.ca_roots)
+                .zip(self.ca_token)
+                .map(|((endpoint, roots), token)| (endpoint, roots, token))
+                .map_or(Authority::Embedded, remote),
+            certificates: self.certificates,
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
             workers: self.workers.unwrap_or_else(defaults::workers),

@@ -79,6 +79,7 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
     let shared = &tunnel.worker.shared;
     let mut draining = shared.draining.subscribe();
     let mut judged = shared.judged.subscribe();
+    let mut settings = shared.settings.subscribe();
     let mut last_call = false;
     loop {
         tokio::select! {
@@ -96,6 +97,7 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
             _ = draining.wait_for(|draining| *draining), if !last_call => last_call = true,
             () = tunnel.pod.until_released(), if !last_call => last_call = true,
             () = tunnel.pod.until_gone() => return,
+            Ok(()) = settings.changed(), if !last_call => last_call = true,
             // The streams were cut before this was told, each with its reason.
             Ok(()) = judged.changed() => {
                 if tunnel.session.confirm(&shared.trust.current()).is_err() {

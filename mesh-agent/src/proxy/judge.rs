@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Shared, Workers};
+use crate::identity::Trust;
 use crate::observe::Reason;
 use crate::tls::{HandshakeFailure, Session};
 
@@ -14,19 +15,24 @@ use crate::tls::{HandshakeFailure, Session};
 /// and logged with its reason.
 pub async fn judge(shared: &Shared, workers: &Workers) -> usize {
     let trust = shared.trust.current();
-    // One look at each tunnel, however many streams it carries.
-    let mut looked_at = HashMap::new();
-    let cut = shared.observer.cut_judged(|connection| {
-        let session = connection.session()?;
-        let verdict = |session: &Arc<_>| Session::confirm(session, &trust).err().map(reason);
-        looked_at
-            .entry(Arc::as_ptr(&session))
-            .or_insert_with(|| (verdict(&session), session))
-            .0
-    });
+    let cut = cut_connections(shared, &trust);
     shared.judged.send_replace(trust.number());
     workers.judge().await;
     cut
+}
+
+/// Looks at each tunnel once, however many connections it carries.
+fn cut_connections(shared: &Shared, trust: &Trust) -> usize {
+    let mut looked_at = HashMap::new();
+    shared.observer.cut_judged(|connection| {
+        let session = connection.session()?;
+        let look = |session: &Arc<Session>| session.confirm(trust).err().map(reason);
+        looked_at
+            .entry(Arc::as_ptr(&session))
+            // Holding it keeps its address from being another's.
+            .or_insert_with(|| (look(&session), session))
+            .0
+    })
 }
 
 fn reason(failure: HandshakeFailure) -> Reason {
