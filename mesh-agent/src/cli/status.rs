@@ -1,8 +1,10 @@
 //! `mesh-agent status` and `mesh-agent problems` for people.
 
+mod identity;
+
 use super::human;
 use super::table::{self, Kind};
-use crate::admin::api::{Attachment, CertificateStatus, Status};
+use crate::admin::api::{Attachment, Status};
 
 pub(super) fn render(status: &Status) -> String {
     let mut out = String::new();
@@ -21,7 +23,7 @@ pub(super) fn render(status: &Status) -> String {
             &rows,
         );
     }
-    certificates(&mut out, &status.certificates);
+    identity::render(&mut out, status);
     if !status.config.problems.is_empty() {
         out.push_str("\nPROBLEMS IN THE CONFIGURATION\n");
         out.push_str(&render_problems(&status.config.problems));
@@ -112,25 +114,6 @@ fn attachments(out: &mut String, attachments: &[Attachment]) {
         ("LINK", Kind::Number),
         ("PROG", Kind::Number),
         ("TAG", Kind::Whole),
-    ];
-    section(out, &columns, &rows);
-}
-
-fn certificates(out: &mut String, certificates: &[CertificateStatus]) {
-    let rows: Vec<_> = certificates
-        .iter()
-        .map(|certificate| {
-            vec![
-                certificate.identity.clone(),
-                certificate.serial.clone(),
-                human::until(certificate.expires_in_s),
-            ]
-        })
-        .collect();
-    let columns = [
-        ("CERTIFICATE", Kind::Elastic),
-        ("SERIAL", Kind::Elastic),
-        ("EXPIRES IN", Kind::Number),
     ];
     section(out, &columns, &rows);
 }
