@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -154,11 +154,7 @@ fn in_time(svid: &Svid, now: SystemTime, paths: &Paths) -> Result<(), FileError>
 }
 
 /// Checks the certificate as a server's and as a client's: it has to be both.
-fn leads_to(
-    roots: &[CertificateDer<'static>],
-    svid: &Svid,
-    now: SystemTime,
-) -> Result<(), Error> {
+fn leads_to(roots: &[CertificateDer<'static>], svid: &Svid, now: SystemTime) -> Result<(), Error> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root.clone())?;

@@ -212,10 +212,7 @@ impl Tree {
 }
 
 /// The change of a workload's files that is being waited for, begun if there is none.
-fn change<'a>(
-    changes: &'a mut BTreeMap<Workload, Change>,
-    workload: &Workload,
-) -> &'a mut Change {
+fn change<'a>(changes: &'a mut BTreeMap<Workload, Change>, workload: &Workload) -> &'a mut Change {
     let now = Instant::now();
     let change = changes.entry(workload.clone()).or_insert_with(|| Change {
         latest: now + AT_MOST,
