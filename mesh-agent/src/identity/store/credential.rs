@@ -218,10 +218,6 @@ impl Credential {
         progress.failure = Some(error);
     }
 
-    pub(super) fn next_try(&self) -> SystemTime {
-        self.progress().next_try
-    }
-
     pub(super) fn next_try_is(&self, when: SystemTime) {
         self.progress().next_try = when;
     }
