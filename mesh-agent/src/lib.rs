@@ -35,6 +35,8 @@ pub mod policy;
 
 pub mod identity;
 
+pub mod ca;
+
 pub mod tls;
 
 pub mod hbone;

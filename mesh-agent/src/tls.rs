@@ -29,7 +29,7 @@ pub use parameters::{
     Parameters, ParametersStore, TlsSettingError, TlsSettings, TlsVersion, TlsWords,
 };
 pub use provider::{FipsStatus, fips_status};
-pub(crate) use provider::{fill_random, random_fraction};
+pub(crate) use provider::{fill_random, provider, random_fraction};
 pub use session::Session;
 pub(crate) use verify::{Grounds, Verifier};
 

@@ -238,21 +238,6 @@ fn names_in<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Pe
         .collect()
 }
 
-/// The DNS names among the subject alternative names of a DER-encoded leaf
-/// certificate, as they are written there, wildcards included.
-pub(crate) fn dns_names(der: &[u8]) -> Result<Vec<String>, PeerIdentityError> {
-    let certificate = parse(der)?;
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| PeerIdentityError::Malformed("its subject alternative names"))?;
-    let names = names.iter().flat_map(|it| &it.value.general_names);
-    let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    Ok(names.collect())
-}
-
 /// The subject of a certificate and the end of its validity.
 pub(crate) fn subject_and_end(der: &[u8]) -> Result<(String, SystemTime), PeerIdentityError> {
     let certificate = parse(der)?;

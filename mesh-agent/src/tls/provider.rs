@@ -18,7 +18,7 @@ pub(super) const FIPS_BUILD: bool = cfg!(feature = "fips");
 
 /// The library's own provider, for what no setting changes: how signatures are
 /// checked, where keys are loaded, and randomness.
-pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
