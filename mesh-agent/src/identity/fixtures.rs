@@ -56,7 +56,7 @@ impl Clock for ManualClock {
 }
 
 /// A clock that starts at [`epoch`] and goes with tokio's time, paused or not.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TokioClock(tokio::time::Instant);
 
 impl TokioClock {
@@ -288,4 +288,9 @@ pub(crate) fn reveals(text: &str, secret: &[u8]) -> bool {
                 .to_lowercase()
                 .contains(&join(", ", |byte| format!("{byte:#x}")))
     })
+}
+
+/// The serial number of a certificate, lower-case hex.
+pub(crate) fn serial(der: &[u8]) -> String {
+    super::leaf::serial(&super::leaf::parse(der).unwrap())
 }

@@ -3,9 +3,13 @@
 
 mod agreed;
 mod chains;
+mod domains;
 mod leaves;
+mod names;
 mod openssl;
 mod peers;
+mod revocation;
+mod rotation;
 mod strangers;
 
 use rustls::{AlertDescription, HandshakeKind, NamedGroup, ServerConnection};
