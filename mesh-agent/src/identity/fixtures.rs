@@ -57,7 +57,7 @@ impl Clock for ManualClock {
 }
 
 /// A clock that starts at [`epoch`] and goes with tokio's time, paused or not.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TokioClock(tokio::time::Instant);
 
 impl TokioClock {

@@ -12,8 +12,11 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use isthmus_tests::mesh::{Mesh, Pod};
 use isthmus_tests::wait::patience;
-use mesh_agent::identity::{Credential, EmbeddedCa, SpiffeId, SvidStore, TrustDomain};
-use mesh_agent::tls;
+use mesh_agent::identity::{
+    Credential, DomainTrust, EmbeddedCa, Revocation, SpiffeId, SvidStore, TrustDomain, TrustStore,
+    TrustUpdate,
+};
+use mesh_agent::tls::{self, ParametersStore, TlsSettings};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -37,7 +40,16 @@ impl Peer {
             .build()?;
         let store = {
             let _entered = runtime.enter();
-            SvidStore::new(Arc::new(authority))
+            let trust = TrustStore::new(authority.bundle().trust_domain().clone());
+            trust.set_own(TrustUpdate {
+                domain: DomainTrust {
+                    bundle: authority.bundle(),
+                    revocation: Revocation::NotUsed,
+                },
+                issuer: None,
+            });
+            let parameters = ParametersStore::new(TlsSettings::default());
+            SvidStore::new(Arc::new(authority), trust, parameters)
         };
         Ok(Self { runtime, store })
     }

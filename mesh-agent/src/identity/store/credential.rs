@@ -1,6 +1,8 @@
 //! A credential in use: one identity's certificate and the TLS made from it,
 //! exchanged as a whole when it is renewed. Handshakes read it without a lock.
 
+mod current;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -10,11 +12,12 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::task::AbortHandle;
 
 use crate::identity::clock::display;
-use crate::identity::{Anchors, IssueError, Issued, KeyId, SpiffeId, Trust};
-use crate::tls::{ConfigError, Configs, Grounds, HandshakeFailure, Verifier};
+use crate::identity::{IssueError, Issued, KeyId, SpiffeId, Trust};
+use crate::tls::{ConfigError, Grounds, HandshakeFailure, Verifier};
 
 use super::Means;
-use super::renewal::{self, Urgency, Wanted};
+use super::renewal::{Urgency, Wanted};
+use current::{Current, Progress};
 
 /// The certificate of one identity and the TLS configurations made from it.
 /// Shared by all pods that have the identity; always the newest certificate.
@@ -28,24 +31,6 @@ pub struct Credential {
     progress: Mutex<Progress>,
     wanted: Wanted,
     renewal: OnceLock<AbortHandle>,
-}
-
-/// One certificate's worth.
-struct Current {
-    configs: Configs,
-    serial: Arc<str>,
-    issuer: Option<KeyId>,
-    not_before: SystemTime,
-    not_after: SystemTime,
-    generation: u64,
-}
-
-/// What has become of renewing it.
-struct Progress {
-    next_try: SystemTime,
-    failing_since: Option<SystemTime>,
-    attempts: u32,
-    failure: Option<IssueError>,
 }
 
 /// Why a credential cannot be used.
@@ -233,10 +218,6 @@ impl Credential {
         progress.failure = Some(error);
     }
 
-    pub(super) fn next_try(&self) -> SystemTime {
-        self.progress().next_try
-    }
-
     pub(super) fn next_try_is(&self, when: SystemTime) {
         self.progress().next_try = when;
     }
@@ -299,71 +280,6 @@ impl Credential {
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Current {
-    /// Checks what the authority sent, and that peers would accept it. With it come
-    /// the roots that it brings.
-    fn new(
-        id: &SpiffeId,
-        issued: Issued,
-        grounds: &Arc<Grounds>,
-        means: &Means,
-    ) -> Result<(Self, Option<Arc<Anchors>>), IssueError> {
-        let Issued { svid, bundle } = issued;
-        if svid.id() != id {
-            return Err(IssueError::OtherIdentity {
-                requested: id.clone(),
-                certified: svid.id().clone(),
-            });
-        }
-        let unusable = |source| IssueError::Unusable {
-            id: id.clone(),
-            source: Arc::new(source),
-        };
-        if let Some(bundle) = &bundle
-            && bundle.trust_domain() != id.trust_domain()
-        {
-            return Err(unusable(ConfigError::OtherBundle {
-                own: id.trust_domain().clone(),
-                brought: bundle.trust_domain().clone(),
-            }));
-        }
-        let roots = bundle.map(|bundle| Arc::new(Anchors::read(&bundle)));
-        let configs = Configs::new(
-            &svid,
-            Arc::clone(grounds),
-            Arc::clone(&means.parameters),
-            Arc::clone(&means.clock),
-        )
-        .map_err(unusable)?;
-        match configs.refusal(&means.trust.current(), roots.as_deref()) {
-            // The lists are what is wrong then, and they will come: a certificate that
-            // was left out would be missed.
-            None | Some(ConfigError::Refusable(HandshakeFailure::RevocationUnknown { .. })) => {}
-            Some(refusal) => return Err(unusable(refusal)),
-        }
-        let current = Self {
-            configs,
-            serial: svid.serial().into(),
-            issuer: svid.issuer().cloned(),
-            not_before: svid.not_before(),
-            not_after: svid.not_after(),
-            generation: 1,
-        };
-        Ok((current, roots))
-    }
-}
-
-impl Progress {
-    fn after_success(now: SystemTime, not_after: SystemTime) -> Self {
-        Self {
-            next_try: renewal::due(now, not_after),
-            failing_since: None,
-            attempts: 0,
-            failure: None,
-        }
     }
 }
 

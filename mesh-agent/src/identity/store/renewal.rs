@@ -49,8 +49,12 @@ pub(super) enum Urgency {
 
 /// What the task waits for.
 enum Next {
-    /// The certificate's age, by the wall clock.
-    At(SystemTime),
+    /// The certificate's age, by the wall clock. Set back to before the certificate
+    /// was valid, the clock was wrong when it was made: another one is wanted.
+    At {
+        due: SystemTime,
+        valid_from: SystemTime,
+    },
     /// The end of a pause after a failure, by the machine's own time.
     After(Instant),
 }
@@ -80,10 +84,10 @@ pub(super) async fn keep_fresh(
     means: Arc<Means>,
     mut asked_under: Option<KeyId>,
 ) {
-    let Some((id, wanted, mut next)) = credential.upgrade().map(|held| {
-        let due = Next::At(held.next_try());
-        (held.id().clone(), held.wanted(), due)
-    }) else {
+    let Some((id, wanted, mut next)) = credential
+        .upgrade()
+        .map(|held| (held.id().clone(), held.wanted(), when_due(&held)))
+    else {
         return;
     };
     let mut news = means.trust.subscribe();
@@ -102,7 +106,7 @@ pub(super) async fn keep_fresh(
                     Urgency::None => continue,
                     Urgency::Soon => {
                         let soon = means.clock.now() + REISSUE_WITHIN.mul_f64(random_fraction());
-                        if let Next::At(due) = &mut next {
+                        if let Next::At { due, .. } = &mut next {
                             *due = soon.min(*due);
                             held.next_try_is(*due);
                         }
@@ -128,12 +132,20 @@ pub(super) async fn keep_fresh(
                         "certificate renewed"
                     );
                 }
-                Next::At(info.next_try)
+                when_due(&held)
             }
             Err(error) => Next::After(Instant::now() + after_failure(&held, error)),
         };
         drop(held);
         tokio::time::sleep(MIN_INTERVAL).await;
+    }
+}
+
+fn when_due(held: &Credential) -> Next {
+    let info = held.info();
+    Next::At {
+        due: info.next_try,
+        valid_from: info.not_before,
     }
 }
 
@@ -168,18 +180,19 @@ fn backoff(failures: u32, fraction: f64) -> Duration {
 }
 
 async fn until(next: &Next, clock: &dyn Clock) {
-    match next {
-        Next::At(due) => sleep_until(clock, *due).await,
-        Next::After(end) => tokio::time::sleep_until(*end).await,
-    }
-}
-
-async fn sleep_until(clock: &dyn Clock, due: SystemTime) {
-    while let Ok(left) = due.duration_since(clock.now()) {
-        if left.is_zero() {
+    let (due, valid_from) = match next {
+        Next::At { due, valid_from } => (due, valid_from),
+        Next::After(end) => return tokio::time::sleep_until(*end).await,
+    };
+    loop {
+        let now = clock.now();
+        if now < *valid_from {
             return;
         }
-        tokio::time::sleep(left.min(MAX_NAP)).await;
+        match due.duration_since(now) {
+            Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(MAX_NAP)).await,
+            _ => return,
+        }
     }
 }
 

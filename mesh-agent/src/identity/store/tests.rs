@@ -1,6 +1,7 @@
 //! Sharing and renewing credentials, on tokio's paused clock.
 
 mod careless;
+mod clock;
 mod renewal;
 mod secrecy;
 mod sharing;
@@ -73,7 +74,7 @@ impl CertificateAuthority for ScriptedCa {
 fn store_of(
     authority: Arc<dyn CertificateAuthority>,
     trust: Arc<TrustStore>,
-    clock: Arc<TokioClock>,
+    clock: Arc<dyn Clock>,
 ) -> Arc<SvidStore> {
     let parameters = ParametersStore::new(TlsSettings::default());
     SvidStore::with_clock(authority, trust, parameters, clock)

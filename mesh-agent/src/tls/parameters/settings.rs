@@ -8,7 +8,7 @@ use crate::tls::provider;
 
 /// How the mesh does TLS: what Istio's `MeshConfig.meshMTLS` says, every word
 /// understood and the whole of it possible. The order of suites and key exchanges
-/// is that of preference.
+/// is that of preference; of what both ends have, the client's order decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     pub(super) minimum: TlsVersion,

@@ -161,7 +161,9 @@ fn handshakes_between_all_pairs_of_settings() {
             ("hybrid only", "P-384 first" | "P-256 only")
             | ("P-384 first" | "P-256 only", "hybrid only") => return None,
             ("P-256 only", _) | (_, "P-256 only") => P256,
-            ("P-384 first", _) | (_, "P-384 first") => P384,
+            // Of what both have, the client's order decides.
+            ("P-384 first", _) => P384,
+            (_, "P-384 first") => P256,
             _ => HYBRID,
         };
         Some((suite, group))

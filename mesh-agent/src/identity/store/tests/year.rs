@@ -1,10 +1,11 @@
 //! A year of rotation on the paused clock, with an authority as authorities are.
 
 use super::*;
+use crate::identity::fixtures::{Identity, leaf_params};
 use crate::tls::random_fraction;
 
 /// How an authority behaves for a while.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mood {
     Fine,
     Slow,
@@ -25,9 +26,13 @@ const BAD: [Mood; 6] = [
     Mood::MixesKeysUp,
 ];
 
+/// How often the year's test looks.
+const LOOK: Duration = Duration::from_secs(300);
+
 struct Moody {
     ca: TestCa,
-    stranger: TestCa,
+    /// What it sends in a mood, made once: attempts are many.
+    garbage: HashMap<Mood, Identity>,
     clock: Arc<TokioClock>,
     mood: Mutex<Mood>,
     asked: AtomicU64,
@@ -41,25 +46,19 @@ impl CertificateAuthority for Moody {
             let wait = if mood == Mood::Slow { 25_000 } else { 50 };
             sleep(Duration::from_millis(wait)).await;
             let now = self.clock.now();
-            let other = crate::identity::fixtures::id("other");
             Ok(match mood {
                 Mood::Fine | Mood::Slow => self.ca.issue_valid(id, now, now + DAY),
-                Mood::CertifiesOthers => self.ca.issue_valid(&other, now, now + DAY),
-                Mood::SendsExpired => self.ca.issue_valid(id, now - DAY, now - HOUR),
-                Mood::IsSomebodyElse => self.stranger.issue_valid(id, now, now + DAY),
-                Mood::MixesKeysUp => {
-                    let [one, two] = [(); 2].map(|()| self.ca.identity(id));
-                    Issued {
-                        svid: Svid::new(one.chain, two.key).unwrap(),
-                        bundle: None,
-                    }
-                }
                 Mood::Hangs => pending().await,
                 Mood::Down => {
                     return Err(IssueError::Authority {
                         id: id.clone(),
                         source: Arc::new(Down),
                     });
+                }
+                garbage => {
+                    let Identity { chain, key } = &self.garbage[&garbage];
+                    let svid = Svid::new(chain.clone(), key.clone_key()).unwrap();
+                    Issued { svid, bundle: None }
                 }
             })
         })
@@ -78,9 +77,28 @@ impl Moody {
 
 fn scene() -> (Arc<SvidStore>, Arc<Moody>, Arc<TokioClock>) {
     let clock = TokioClock::start();
+    let ca = TestCa::new("cluster.local");
+    let mut expired = leaf_params(&[&id("web").to_string()]);
+    expired.not_before = (epoch() - DAY).into();
+    expired.not_after = (epoch() - HOUR).into();
+    let garbage = HashMap::from([
+        (Mood::CertifiesOthers, ca.identity(&id("other"))),
+        (Mood::SendsExpired, ca.sign(expired)),
+        (
+            Mood::IsSomebodyElse,
+            TestCa::new("cluster.local").identity(&id("web")),
+        ),
+        (
+            Mood::MixesKeysUp,
+            Identity {
+                key: ca.identity(&id("web")).key,
+                ..ca.identity(&id("web"))
+            },
+        ),
+    ]);
     let authority = Arc::new(Moody {
-        ca: TestCa::new("cluster.local"),
-        stranger: TestCa::new("cluster.local"),
+        ca,
+        garbage,
         clock: clock.clone(),
         mood: Mutex::new(Mood::Fine),
         asked: AtomicU64::new(0),
@@ -106,10 +124,11 @@ async fn through_a_year_of_outages_a_usable_certificate_is_held_at_every_moment(
             authority.is(mood);
             let until = clock.now() + time;
             while clock.now() < until {
-                sleep(Duration::from_secs(60)).await;
+                sleep(LOOK).await;
                 let info = credential.info();
                 assert!(credential.usable().is_ok(), "{mood:?}: {info:?}");
-                assert!(!info.left.is_zero(), "{mood:?}: {info:?}");
+                // So it is until the next look as well.
+                assert!(info.left > LOOK, "{mood:?}: {info:?}");
             }
         }
         let shown = presented_serial(&credential).await;
@@ -117,7 +136,8 @@ async fn through_a_year_of_outages_a_usable_certificate_is_held_at_every_moment(
         handshakes += 1;
     }
     let renewals = credential.generation();
-    assert!((700..1000).contains(&renewals), "{renewals} renewals");
+    // Two a day and more, less what the outages put off.
+    assert!((500..1000).contains(&renewals), "{renewals} renewals");
     assert!(handshakes > 300 && bad > 300);
     // Two attempts a minute at most while it is bad, and a few at the start of each.
     let bound = bad_time.as_secs() / 30 + 10 * bad as u64 + 2 * renewals;
