@@ -66,8 +66,8 @@ fn years_pass_and_somebody_can_always_sign() {
     let mut issuers = Vec::new();
     let end = epoch() + 9 * 365 * DAY;
     while clock.now() < end {
-        // A machine that is off for five days now and then.
-        clock.set(clock.now() + 5 * DAY);
+        // A machine that is off for two weeks now and then.
+        clock.set(clock.now() + 15 * DAY);
         ca.tend().unwrap();
         clock.set(clock.now() + Duration::from_secs(61));
         ca.tend().unwrap();
@@ -78,7 +78,7 @@ fn years_pass_and_somebody_can_always_sign() {
         assert!(lists(&ca).iter().all(|(_, until)| *until > clock.now()));
         assert!(lists(&ca).len() <= 2, "old ones are retired");
     }
-    assert!((17..=19).contains(&issuers.len()), "{}", issuers.len());
+    assert!((15..=19).contains(&issuers.len()), "{}", issuers.len());
 }
 
 #[test]
