@@ -135,6 +135,12 @@ pub enum CaError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A request waits for its chain, where an authority was to be made or used.
+    #[error("a request waits for its chain in {}/pending: go on with `mesh-agent ca init --chain FILE --roots FILE`, or remove that to have a root made here", .dir.display())]
+    ChainAwaited {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// A rotation waits to be ended.
     #[error("a rotation of the {what} is under way: {cure}")]
     RotationUnderWay {

@@ -44,13 +44,8 @@ pub(super) fn request(locked: &Locked<'_>, domain: &TrustDomain) -> Result<Strin
     disk::remove_dir(&dir)?;
     disk::make_dir(&dir)?;
     let key = profile::new_key()?;
-    // Whoever signs says for how long.
-    let params = profile::intermediate(
-        domain,
-        SystemTime::UNIX_EPOCH + profile::ROOT_LIFETIME,
-        far(),
-    );
-    let request = params?.serialize_request(&key);
+    let params = profile::intermediate_request(domain)?;
+    let request = params.serialize_request(&key);
     let text = request.and_then(|request| request.pem());
     let key = profile::key_to_pem(key);
     let text = text.map_err(MakeError::from)?;
@@ -182,8 +177,4 @@ fn leads_to(
 /// Forgets the request: its chain has come.
 pub(super) fn done(locked: &Locked<'_>) -> Result<(), CaError> {
     disk::remove_dir(&locked.pending())
-}
-
-fn far() -> SystemTime {
-    SystemTime::UNIX_EPOCH + profile::ROOT_LIFETIME * 10
 }

@@ -19,6 +19,7 @@ pub fn init(dir: &Path, domain: &TrustDomain, clock: Arc<dyn Clock>) -> Result<A
     let layout = Layout::create(dir)?;
     let locked = layout.lock()?;
     refuse_second(&locked)?;
+    refuse_waiting(&locked)?;
     make_all(&locked, domain, clock.now())?;
     drop(locked);
     Authority::open(dir, clock)
@@ -34,6 +35,7 @@ pub(super) fn open_or_init(
     let layout = Layout::create(dir)?;
     let locked = layout.lock()?;
     if locked.find_state()?.is_none() {
+        refuse_waiting(&locked)?;
         make_all(&locked, domain, clock.now())?;
     }
     drop(locked);
@@ -107,9 +109,23 @@ fn refuse_second(locked: &Locked<'_>) -> Result<(), CaError> {
     }
 }
 
+/// Where a request waits, an off-line root was meant: making another root would
+/// start a mesh that nobody wants.
+fn refuse_waiting(locked: &Locked<'_>) -> Result<(), CaError> {
+    match import::trust_domain(locked)? {
+        None => Ok(()),
+        Some(_) => Err(CaError::ChainAwaited {
+            dir: locked.path().to_owned(),
+        }),
+    }
+}
+
 fn make_all(locked: &Locked<'_>, domain: &TrustDomain, now: SystemTime) -> Result<(), CaError> {
     let root = make::root(locked, domain, "root-1".into(), now)?;
     let issuer = make::intermediate(locked, domain, &root, now)?;
     Revoked::default().write(&locked.revoked())?;
     locked.commit(&State::new(domain, vec![root], issuer))
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,14 @@ pub(super) fn intermediate(
     Ok(params)
 }
 
+/// What is asked for in a request for an intermediate: whoever signs it gives the
+/// serial number and the validity.
+pub(super) fn intermediate_request(domain: &TrustDomain) -> Result<CertificateParams, MakeError> {
+    let mut params = authority("intermediate", domain, 0)?;
+    params.serial_number = None;
+    Ok(params)
+}
+
 /// A workload's certificate, for both sides of TLS.
 pub(super) fn workload(
     id: &SpiffeId,

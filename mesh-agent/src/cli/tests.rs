@@ -188,10 +188,49 @@ fn the_status_for_people() {
             ],
             counters: BTreeMap::from([("redirected".into(), 12)]),
         },
+        authority: AuthorityStatus {
+            kind: "remote".into(),
+            place: "https://ca.mesh:15012".into(),
+            files: Some("/etc/certificates".into()),
+            connected: Some(false),
+            answered_s_ago: Some(61),
+            error: Some("connecting to ca.mesh:15012 was refused".into()),
+            trust_from: Some("what was saved earlier".into()),
+        },
+        trust: vec![
+            TrustStatus {
+                trust_domain: "cluster.local".into(),
+                own: true,
+                roots: 2,
+                revocation: "fresh".into(),
+                lists_expire_in_s: Some(7200),
+                ..Default::default()
+            },
+            TrustStatus {
+                trust_domain: "other.example".into(),
+                roots: 1,
+                revocation: "unreadable".into(),
+                error: Some("not a revocation list".into()),
+                refused: true,
+                ..Default::default()
+            },
+        ],
+        tls: TlsStatus {
+            minimum_version: "TLS 1.3".into(),
+            cipher_suites: vec!["TLS_AES_256_GCM_SHA384".into()],
+            key_exchanges: vec!["X25519MLKEM768".into(), "X25519".into()],
+            fips: false,
+            library: "rustls on aws-lc-rs, built without the FIPS module".into(),
+        },
         certificates: vec![CertificateStatus {
             identity: "spiffe://cluster.local/ns/shop/sa/web".into(),
             serial: "0a1b".into(),
             expires_in_s: 3600,
+            source: "https://ca.mesh:15012".into(),
+            renewal_in_s: 30,
+            failing_for_s: Some(90),
+            failed_attempts: 4,
+            error: Some("the authority did not answer".into()),
         }],
         tunnels: 1,
         connections: 2,
@@ -221,8 +260,23 @@ guard_egress    NO           -     -  -
 KERNEL COUNTER  COUNT
 redirected         12
 
-CERTIFICATE                            SERIAL  EXPIRES IN
-spiffe://cluster.local/ns/shop/sa/web  0a1b         1h00m
+authority     remote, https://ca.mesh:15012, NOT CONNECTED, last answered 1m01s ago
+              trust comes from what was saved earlier
+              certificates in /etc/certificates go before it
+              connecting to ca.mesh:15012 was refused
+tls           TLS 1.3 or later
+              TLS_AES_256_GCM_SHA384
+              X25519MLKEM768, X25519
+              rustls on aws-lc-rs, built without the FIPS module, not in FIPS mode
+
+TRUST DOMAIN   WHOSE    ROOTS  REVOCATION LISTS     EXPIRE IN
+cluster.local  own          2  fresh                    2h00m
+other.example  foreign      1  unreadable, REFUSED          -
+other.example: not a revocation list
+
+CERTIFICATE                            SERIAL  EXPIRES IN  RENEWED IN
+spiffe://cluster.local/ns/shop/sa/web  0a1b         1h00m         30s
+spiffe://cluster.local/ns/shop/sa/web: not renewed for 1m30s (4 attempts), OUTAGE IN 1h00m: the authority did not answer
 
 PROBLEMS IN THE CONFIGURATION
 pods.yaml: Pod shop/db: spec.nodeName is missing

@@ -3,6 +3,7 @@
 
 mod apps;
 mod asked;
+mod authority;
 mod badinput;
 mod bench;
 mod bpftool;

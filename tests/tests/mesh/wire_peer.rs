@@ -12,10 +12,8 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use isthmus_tests::mesh::{Mesh, Pod};
 use isthmus_tests::wait::patience;
-use mesh_agent::identity::{
-    Credential, DomainTrust, EmbeddedCa, Revocation, SpiffeId, SvidStore, TrustDomain, TrustStore,
-    TrustUpdate,
-};
+use mesh_agent::ca::EmbeddedCa;
+use mesh_agent::identity::{Credential, SpiffeId, SvidStore, TrustDomain, TrustStore};
 use mesh_agent::tls::{self, ParametersStore, TlsSettings};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -41,13 +39,7 @@ impl Peer {
         let store = {
             let _entered = runtime.enter();
             let trust = TrustStore::new(authority.bundle().trust_domain().clone());
-            trust.set_own(TrustUpdate {
-                domain: DomainTrust {
-                    bundle: authority.bundle(),
-                    revocation: Revocation::NotUsed,
-                },
-                issuer: None,
-            });
+            trust.set_own(authority.authority().trust()?);
             let parameters = ParametersStore::new(TlsSettings::default());
             SvidStore::new(Arc::new(authority), trust, parameters)
         };
