@@ -6,6 +6,8 @@ mod issue;
 mod list;
 mod revoke;
 mod rotate;
+pub mod serve;
+mod token;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use crate::ca::tokens::TokenError;
 use crate::ca::{Authority, CaError, SignError};
 use crate::identity::{SpiffeId, SystemClock};
 
@@ -47,6 +50,8 @@ pub enum CaCommand {
     Revoke(revoke::RevokeArgs),
     /// Let a revoked identity get certificates again.
     Restore(revoke::RestoreArgs),
+    /// Make, list and revoke the tokens by which nodes prove who they are.
+    Token(token::TokenArgs),
 }
 
 /// Where the authority is.
@@ -89,6 +94,9 @@ pub enum CaCommandError {
         /// What was expected in it.
         expected: &'static str,
     },
+    /// The node tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -106,6 +114,7 @@ impl CaArgs {
             CaCommand::Rotate(args) => rotate::rotate(args),
             CaCommand::Revoke(args) => revoke::revoke(args),
             CaCommand::Restore(args) => revoke::restore(args),
+            CaCommand::Token(args) => token::token(args),
         }
     }
 }

@@ -144,7 +144,12 @@ pub(crate) fn shown(names: &[&str]) -> String {
     let mut shown: Vec<String> = names
         .iter()
         .take(SHOWN)
-        .map(|name| name.chars().take(255).flat_map(char::escape_default).collect())
+        .map(|name| {
+            name.chars()
+                .take(255)
+                .flat_map(char::escape_default)
+                .collect()
+        })
         .collect();
     if names.len() > SHOWN {
         shown.push(format!("and {} more", names.len() - SHOWN));
@@ -217,9 +222,7 @@ pub(crate) fn system_time(time: ASN1Time) -> Result<SystemTime, PeerIdentityErro
     time.ok_or(PeerIdentityError::Malformed("its validity"))
 }
 
-fn names_in<'a>(
-    certificate: &'a X509Certificate<'_>,
-) -> Result<Vec<&'a str>, PeerIdentityError> {
+fn names_in<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, PeerIdentityError> {
     let names = certificate
         .subject_alternative_name()
         .map_err(|_| PeerIdentityError::Malformed("its subject alternative names"))?;
@@ -227,9 +230,9 @@ fn names_in<'a>(
     names
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(Ok(*name)),
-            GeneralName::Invalid(tag, _) if tag.0 == DNS_TAG => {
-                Some(Err(PeerIdentityError::Malformed("a DNS name that is not text")))
-            }
+            GeneralName::Invalid(tag, _) if tag.0 == DNS_TAG => Some(Err(
+                PeerIdentityError::Malformed("a DNS name that is not text"),
+            )),
             _ => None,
         })
         .collect()

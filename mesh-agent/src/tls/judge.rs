@@ -101,7 +101,11 @@ fn who(
         (Some(only), []) => Ok(only),
         (None, _) => Err(PeerIdentityError::NamesOfNobody(leaf::shown(&names)).into()),
         (Some(last), others) => {
-            let holders: Vec<_> = others.iter().chain([&last]).map(ToString::to_string).collect();
+            let holders: Vec<_> = others
+                .iter()
+                .chain([&last])
+                .map(ToString::to_string)
+                .collect();
             let holders: Vec<_> = holders.iter().map(String::as_str).collect();
             let several = PeerIdentityError::NamesOfSeveral {
                 names: leaf::shown(&names),
@@ -115,9 +119,7 @@ fn who(
 /// The lists that may speak for certificates of `issuer`.
 fn candidates<'a>(lists: Option<&'a Lists>, issuer: Option<&KeyId>) -> Vec<&'a List> {
     match lists {
-        Some(Lists::Read { lists, .. }) => {
-            lists.iter().filter(|list| list.is_of(issuer)).collect()
-        }
+        Some(Lists::Read { lists, .. }) => lists.iter().filter(|list| list.is_of(issuer)).collect(),
         Some(Lists::NotUsed | Lists::Unreadable(_)) | None => Vec::new(),
     }
 }
@@ -150,7 +152,9 @@ fn chain(
 
 /// Workloads' certificates are what an authority revokes; an issuer leaves with its
 /// root. Whether the list is out of date is asked afterwards, so that "revoked" wins.
-fn revocation<'a>(lists: &'a [&'a webpki::CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
+fn revocation<'a>(
+    lists: &'a [&'a webpki::CertRevocationList<'a>],
+) -> Option<RevocationOptions<'a>> {
     let options = RevocationOptionsBuilder::new(lists).ok()?;
     let options = options
         .with_depth(RevocationCheckDepth::EndEntity)
@@ -177,7 +181,10 @@ fn unknown(
         },
         Some(Lists::Read { .. }) => {
             let now = UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
-            let since = of_issuer.iter().filter_map(|list| list.stale_since(now)).min();
+            let since = of_issuer
+                .iter()
+                .filter_map(|list| list.stale_since(now))
+                .min();
             since.filter(|_| !allowed).map(RevocationFault::Stale)
         }
     }

@@ -79,7 +79,10 @@ impl Lists {
         lists.sort_by_key(|list: &List| std::cmp::Reverse(list.this_update));
         let mut newest: Vec<List> = Vec::new();
         for list in lists {
-            if !newest.iter().any(|known| known.is_of_the_same_issuer(&list)) {
+            if !newest
+                .iter()
+                .any(|known| known.is_of_the_same_issuer(&list))
+            {
                 newest.push(list);
             }
         }
@@ -133,14 +136,16 @@ impl List {
         // The verifier's own reader keeps neither the times nor the issuer's key.
         let (_, parsed) = CertificateRevocationList::from_der(der)
             .map_err(|_| "not a certificate revocation list in DER".to_owned())?;
-        let issuer = parsed.extensions().iter().find_map(|extension| {
-            match extension.parsed_extension() {
-                ParsedExtension::AuthorityKeyIdentifier(authority) => {
-                    Some(KeyId::new(authority.key_identifier.as_ref()?.0))
-                }
-                _ => None,
-            }
-        });
+        let issuer =
+            parsed
+                .extensions()
+                .iter()
+                .find_map(|extension| match extension.parsed_extension() {
+                    ParsedExtension::AuthorityKeyIdentifier(authority) => {
+                        Some(KeyId::new(authority.key_identifier.as_ref()?.0))
+                    }
+                    _ => None,
+                });
         Ok(Self {
             crl: crl.into(),
             issuer,
