@@ -1,15 +1,19 @@
 //! `mesh-agent ca serve`: the authority on the network, until it is told to stop.
-//! `main` gives it a log and a runtime, as it does for the agent.
+//! It has the log of the agent, and ends as the agent does.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use rustls::pki_types::ServerName;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::DirArgs;
+use super::{CaCommandError, DirArgs};
 use crate::ca::CaError;
 use crate::ca::authorize::FolderAuthorizer;
 use crate::ca::server::{ServeError, Server, Settings};
@@ -39,8 +43,11 @@ pub struct ServeArgs {
     pub log_format: logging::Format,
 }
 
-const DEFAULT_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15012);
+/// Time for the last log lines to be written before the process ends.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+
+/// All addresses, of both families.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15012);
 
 /// Why the authority is not served.
 #[derive(Debug, thiserror::Error)]
@@ -51,21 +58,44 @@ pub enum CaServeError {
     /// The folder.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    /// The signals that end it.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
     /// The server.
     #[error(transparent)]
     Server(#[from] ServeError),
 }
 
-/// Serves until `stop` says so, then lets open calls end.
-///
-/// # Errors
-/// When it cannot begin.
-pub async fn serve(args: ServeArgs, stop: watch::Receiver<bool>) -> Result<(), CaServeError> {
+/// Serves until SIGTERM or SIGINT, then lets open calls end.
+pub(super) async fn until_told(args: &ServeArgs) -> Result<(), CaCommandError> {
+    let log = logging::install(args.log_format).map_err(CaServeError::from)?;
+    let served = async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(CaServeError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CaServeError::Signals)?;
+        let (stop, stopped) = watch::channel(false);
+        let mut serving = pin!(serve(args, stopped));
+        tokio::select! {
+            ended = &mut serving => return ended,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        serving.await
+    };
+    let served = served.await;
+    log.flush(LOG_FLUSH);
+    Ok(served?)
+}
+
+async fn serve(args: &ServeArgs, stop: watch::Receiver<bool>) -> Result<(), CaServeError> {
     let authority = Arc::new(args.dir.open()?);
     let authorizer = FolderAuthorizer::open(&args.dir.dir, &args.config)?;
     let settings = Settings {
         listen: args.listen,
-        names: args.names,
+        names: args.names.clone(),
     };
     let trust_domain = authority.trust_domain().clone();
     let server = Server::bind(
