@@ -119,7 +119,7 @@ impl Tool {
                     .await?;
             }
             Self::Check(args) => return Ok(check::run(args)?),
-            Self::Ca(args) => output::print(args.run()?.as_bytes())?,
+            Self::Ca(args) => output::print(args.run().await?.as_bytes())?,
             Self::Clean(args) => output::print(clean::clean(args).await?.as_bytes())?,
         }
         Ok(ExitCode::SUCCESS)

@@ -7,9 +7,9 @@
 //! from an answer; which roots count is told by `Watch`, over a connection that is
 //! itself checked against roots known before, or by files.
 
-mod connection;
+pub(super) mod connection;
 mod error;
-mod files;
+pub(super) mod files;
 mod follow;
 mod health;
 mod link;
@@ -122,6 +122,10 @@ impl CertificateAuthority for RemoteCa {
                 }),
             }
         })
+    }
+
+    fn source(&self, _: &SpiffeId) -> Arc<str> {
+        Arc::clone(self.link.endpoint())
     }
 }
 

@@ -6,6 +6,8 @@ mod issue;
 mod list;
 mod revoke;
 mod rotate;
+pub mod serve;
+mod token;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use crate::ca::tokens::TokenError;
 use crate::ca::{Authority, CaError, SignError};
 use crate::identity::{SpiffeId, SystemClock};
 
@@ -47,6 +50,10 @@ pub enum CaCommand {
     Revoke(revoke::RevokeArgs),
     /// Let a revoked identity get certificates again.
     Restore(revoke::RestoreArgs),
+    /// Serve the authority on the network, to agents and to clients of Istio's API.
+    Serve(serve::ServeArgs),
+    /// Make, list and revoke the tokens by which nodes prove who they are.
+    Token(token::TokenArgs),
 }
 
 /// Where the authority is.
@@ -89,6 +96,12 @@ pub enum CaCommandError {
         /// What was expected in it.
         expected: &'static str,
     },
+    /// The authority cannot be served.
+    #[error(transparent)]
+    Serve(#[from] serve::CaServeError),
+    /// The node tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -96,7 +109,7 @@ pub enum CaCommandError {
 
 impl CaArgs {
     /// Carries the command out; what it returns is for standard output.
-    pub(super) fn run(&self) -> Result<String, CaCommandError> {
+    pub(super) async fn run(&self) -> Result<String, CaCommandError> {
         match &self.command {
             CaCommand::Init(args) => init::init(args),
             CaCommand::SignCsr(args) => init::sign_csr(args),
@@ -106,6 +119,8 @@ impl CaArgs {
             CaCommand::Rotate(args) => rotate::rotate(args),
             CaCommand::Revoke(args) => revoke::revoke(args),
             CaCommand::Restore(args) => revoke::restore(args),
+            CaCommand::Serve(args) => serve::until_told(args).await.map(|()| String::new()),
+            CaCommand::Token(args) => token::token(args),
         }
     }
 }

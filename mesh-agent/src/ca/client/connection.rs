@@ -29,28 +29,28 @@ const KEEPALIVE: Duration = Duration::from_secs(4);
 
 /// Where an authority is.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
+pub(in crate::ca) struct Endpoint {
     /// As it was configured.
-    pub(super) text: Arc<str>,
-    pub(super) uri: http::Uri,
+    pub(in crate::ca) text: Arc<str>,
+    pub(in crate::ca) uri: http::Uri,
     host: String,
     port: u16,
     name: ServerName<'static>,
 }
 
 /// What the authority's own certificate is checked against.
-pub(super) struct Anchors {
-    pub(super) roots: Vec<CertificateDer<'static>>,
-    pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
+pub(in crate::ca) struct Anchors {
+    pub(in crate::ca) roots: Vec<CertificateDer<'static>>,
+    pub(in crate::ca) lists: Vec<CertificateRevocationListDer<'static>>,
 }
 
 /// An open connection. Clones share it; it ends when the last is gone.
 #[derive(Clone)]
-pub(super) struct Channel(SendRequest<Body>);
+pub(in crate::ca) struct Channel(SendRequest<Body>);
 
 impl Channel {
     /// Connects; without deadlines, which are the caller's.
-    pub(super) async fn open(
+    pub(in crate::ca) async fn open(
         endpoint: &Endpoint,
         anchors: Anchors,
         clock: Arc<dyn Clock>,
@@ -84,7 +84,7 @@ impl Channel {
         Ok(Self(send))
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::ca) fn is_open(&self) -> bool {
         !self.0.is_closed()
     }
 }
@@ -105,7 +105,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub(super) enum DialError {
+pub(in crate::ca) enum DialError {
     Connect(std::io::Error),
     Handshake(HandshakeFailure),
     Http(hyper::Error),

@@ -23,7 +23,7 @@ const ROOTS: &str = "roots";
 const TOKEN: &str = "token";
 
 /// The roots in a PEM file; at least one.
-pub(super) fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, RemoteError> {
+pub(in crate::ca) fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, RemoteError> {
     let pem = read(ROOTS, path, MAX_BYTES)?;
     let mut roots = Vec::new();
     for (index, der) in CertificateDer::pem_slice_iter(&pem).enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, RemoteE
 }
 
 /// The token in a file, without white space around it.
-pub(super) fn token(path: &Path) -> Result<Zeroizing<String>, RemoteError> {
+pub(in crate::ca) fn token(path: &Path) -> Result<Zeroizing<String>, RemoteError> {
     let bytes = read(TOKEN, path, MAX_BYTES)?;
     let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -51,7 +51,7 @@ pub(super) fn token(path: &Path) -> Result<Zeroizing<String>, RemoteError> {
 }
 
 /// The revocation lists in a PEM file. What cannot be read is told as such.
-pub(super) fn lists(path: &Path) -> Revocation {
+pub(in crate::ca) fn lists(path: &Path) -> Revocation {
     let pem = match read("revocation lists", path, MAX_LIST_BYTES) {
         Ok(pem) => pem,
         Err(error) => return Revocation::Unreadable(error.to_string().into()),

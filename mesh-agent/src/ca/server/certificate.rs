@@ -3,12 +3,11 @@
 //! handshake on. Owned by [`super::Server`].
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -123,9 +122,9 @@ async fn certify(
     names: &[ServerName<'static>],
     clock: &dyn Clock,
 ) -> Result<(Current, String), ServeError> {
+    // Without names: it is not the request that says them.
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = names.iter().map(san).collect::<Result<_, _>>()?;
     let mut key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let csr = params.serialize_request(&key);
     let pkcs8 = PrivatePkcs8KeyDer::from(key.serialize_der());
@@ -143,13 +142,6 @@ async fn certify(
         renew_at: now + left.mul_f64(0.5 - 0.1 * random_fraction()),
     };
     Ok((current, signed.serial))
-}
-
-fn san(name: &ServerName<'_>) -> Result<SanType, rcgen::Error> {
-    Ok(match name {
-        ServerName::IpAddress(ip) => SanType::IpAddress(IpAddr::from(*ip)),
-        other => SanType::DnsName(other.to_str().as_ref().try_into()?),
-    })
 }
 
 impl ResolvesServerCert for OwnCertificate {

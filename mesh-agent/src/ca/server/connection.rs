@@ -20,7 +20,7 @@ use crate::tls::{HANDSHAKE_DEADLINE, random_fraction};
 
 /// Time for a new connection's first call from somebody who is known. Afterwards it
 /// may rest: clients keep connections for later.
-const PROOF_DEADLINE: Duration = Duration::from_secs(15);
+const PROOF_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Longest life of a connection: then its client proves itself anew, and one that
 /// holds streams without reading them has held them for good no longer.
