@@ -38,7 +38,7 @@ impl Peer {
             .build()?;
         let store = {
             let _entered = runtime.enter();
-            let trust = TrustStore::new(authority.bundle().trust_domain().clone());
+            let trust = TrustStore::new(authority.authority().trust_domain().clone());
             trust.set_own(authority.authority().trust()?);
             let parameters = ParametersStore::new(TlsSettings::default());
             SvidStore::new(Arc::new(authority), trust, parameters)
