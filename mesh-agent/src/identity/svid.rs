@@ -34,9 +34,9 @@ pub enum SvidError {
     #[error("the certificate is meant to be {expected}'s and names {named}")]
     OtherIdentity {
         /// Whose it was said to be.
-        expected: SpiffeId,
+        expected: Box<SpiffeId>,
         /// Whose it is.
-        named: SpiffeId,
+        named: Box<SpiffeId>,
     },
     /// The certificate has no URI, and none of its DNS names is the workload's.
     #[error(
@@ -45,7 +45,7 @@ pub enum SvidError {
     )]
     NoNameMatches {
         /// Whose it was said to be.
-        expected: SpiffeId,
+        expected: Box<SpiffeId>,
         /// The names in the certificate.
         presented: String,
         /// The names that the workload is configured with.
@@ -90,15 +90,15 @@ impl Svid {
             Claim::Workload(named) if named == *id => {}
             Claim::Workload(named) => {
                 return Err(SvidError::OtherIdentity {
-                    expected: id.clone(),
-                    named,
+                    expected: id.clone().into(),
+                    named: named.into(),
                 });
             }
             Claim::Names(presented) => {
                 let fits = |name| presented.iter().any(|shown| name_matches(shown, name));
                 if !names.iter().any(|name| fits(name)) {
                     return Err(SvidError::NoNameMatches {
-                        expected: id.clone(),
+                        expected: id.clone().into(),
                         presented: leaf::shown(&presented),
                         names: names.to_vec(),
                     });
