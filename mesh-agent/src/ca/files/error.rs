@@ -110,7 +110,7 @@ pub enum FileError {
         /// The certificate's file.
         path: PathBuf,
         /// What it says and what was expected.
-        source: SvidError,
+        source: Box<SvidError>,
     },
     /// The certificate has expired.
     #[error("the certificate in {} expired at {}; have it renewed", .path.display(), display(*.at))]

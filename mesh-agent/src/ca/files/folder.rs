@@ -56,7 +56,7 @@ pub(super) fn read(
     keys_match(&chain, &key, &paths)?;
     let svid = Svid::named(id, names, chain, key).map_err(|source| FileError::Identity {
         path: paths.chain.clone(),
-        source,
+        source: Box::new(source),
     })?;
     in_time(&svid, now, &paths)?;
     leads_to(&roots, &svid, now).map_err(|why| FileError::Untrusted {
