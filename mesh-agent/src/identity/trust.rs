@@ -95,7 +95,11 @@ impl TrustStore {
     /// of all earlier ones. One that has the own name is left out.
     pub fn set_foreign(&self, foreign: Vec<DomainTrust>) {
         self.replace(|trust| {
-            trust.domains.retain(|name, _| *name == self.own);
+            let stays = |name: &TrustDomain| {
+                let mut named = foreign.iter().map(|domain| domain.bundle.trust_domain());
+                *name == self.own || named.any(|named| named == name)
+            };
+            trust.domains.retain(|name, _| stays(name));
             for domain in foreign {
                 if *domain.bundle.trust_domain() != self.own {
                     trust.know(domain);
@@ -240,3 +244,6 @@ impl fmt::Debug for TrustStore {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

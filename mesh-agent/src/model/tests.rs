@@ -6,6 +6,7 @@ mod order;
 mod problems;
 mod resolve;
 mod settings;
+mod strangers;
 mod trust;
 
 use std::path::Path;

@@ -84,7 +84,9 @@ pub enum HandshakeFailure {
     #[error("the peer does not offer the protocol h2 (ALPN), so it is no mesh peer")]
     NoAlpn,
     /// The peer and we have no version, cipher suite or key exchange in common.
-    #[error("the peer cannot do TLS 1.3 as this mesh does: {0:?}")]
+    #[error(
+        "the peer and this mesh's TLS settings have no version, cipher suite or key exchange in common: {0:?}"
+    )]
     Incompatible(PeerIncompatible),
     /// What came is not TLS.
     #[error("the peer does not speak TLS")]
@@ -202,7 +204,9 @@ fn alert_meaning(alert: AlertDescription) -> String {
             "it does not accept the identity in our certificate"
         }
         AlertDescription::NoApplicationProtocol => "it does not speak h2 (ALPN)",
-        AlertDescription::ProtocolVersion => "it does not do TLS 1.3",
+        AlertDescription::ProtocolVersion => {
+            "it does none of the TLS versions that our settings allow"
+        }
         _ => return format!("alert {alert:?}"),
     };
     format!("{meaning} (alert {alert:?})")

@@ -3,6 +3,7 @@
 //! puts them into the [`ParametersStore`], and [`crate::identity::Credential`]
 //! sets TLS up anew when they change.
 
+mod error;
 pub(super) mod names;
 mod settings;
 #[cfg(test)]
@@ -22,7 +23,8 @@ use tokio::sync::watch;
 
 use super::provider;
 
-pub use settings::{TlsSettingError, TlsSettings, TlsVersion, TlsWords};
+pub use error::TlsSettingError;
+pub use settings::{TlsSettings, TlsVersion, TlsWords};
 
 /// [`TlsSettings`] as TLS takes them. Two are equal when their settings are.
 #[derive(Clone)]

@@ -10,6 +10,7 @@ mod openssl;
 mod peers;
 mod revocation;
 mod rotation;
+mod settings;
 mod strangers;
 
 use rustls::{AlertDescription, HandshakeKind, NamedGroup, ServerConnection};

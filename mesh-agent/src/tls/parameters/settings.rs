@@ -3,7 +3,7 @@
 
 use rustls::{CipherSuite, NamedGroup};
 
-use super::names;
+use super::{TlsSettingError, names};
 use crate::tls::provider;
 
 /// How the mesh does TLS: what Istio's `MeshConfig.meshMTLS` says, every word
@@ -36,67 +36,6 @@ pub struct TlsWords<'a> {
     pub curves: &'a [String],
 }
 
-/// Why a TLS setting cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TlsSettingError {
-    /// A version that is known and was withdrawn.
-    #[error(
-        "{0:?} is refused: TLS 1.0 and 1.1 (RFC 8996) and SSL 3 (RFC 7568) were withdrawn as insecure"
-    )]
-    WithdrawnVersion(String),
-    /// A word that names no version.
-    #[error("{0:?} names no version of TLS")]
-    UnknownVersion(String),
-    /// A suite without forward secrecy or with block chaining.
-    #[error(
-        "{word:?} is refused: its key exchange has no forward secrecy, or its cipher is of the block-chaining kind that HTTP/2 forbids (RFC 9113, appendix A)"
-    )]
-    OutdatedSuite {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// As it is written.
-        word: String,
-    },
-    /// A word that names no suite.
-    #[error("{word:?} names no cipher suite that Isthmus has")]
-    UnknownSuite {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// As it is written.
-        word: String,
-    },
-    /// A word that names no curve.
-    #[error("{word:?} names no key exchange that Isthmus has")]
-    UnknownCurve {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// As it is written.
-        word: String,
-    },
-    /// A suite that the FIPS module is not approved for.
-    #[error("{word:?} is not approved: this agent is built for FIPS")]
-    UnapprovedSuite {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// As it is written.
-        word: String,
-    },
-    /// A key exchange that the FIPS module is not approved for.
-    #[error("{word:?} is not approved: this agent is built for FIPS")]
-    UnapprovedCurve {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// As it is written.
-        word: String,
-    },
-    /// The list leaves nothing for a version that is offered.
-    #[error("the list names no suite of {}, which minProtocolVersion lets in", .0.name())]
-    NoSuiteFor(TlsVersion),
-    /// The list leaves no key exchange for a version that is offered.
-    #[error("the list names no key exchange that {} can do, which minProtocolVersion lets in", .0.name())]
-    NoCurveFor(TlsVersion),
-}
-
 impl TlsVersion {
     /// `TLS 1.2` or `TLS 1.3`.
     pub fn name(self) -> &'static str {
@@ -119,7 +58,7 @@ impl Default for TlsSettings {
 
 /// The hybrid first: traffic recorded today stays closed to a quantum computer.
 /// The others are for peers that do not have it.
-fn default_groups() -> Vec<NamedGroup> {
+pub(super) fn default_groups() -> Vec<NamedGroup> {
     let wanted = [
         NamedGroup::X25519MLKEM768,
         NamedGroup::X25519,
@@ -200,7 +139,7 @@ impl TlsSettings {
         all.into_iter().filter(move |version| *version >= minimum)
     }
 
-    fn suites_of(&self, version: TlsVersion) -> impl Iterator<Item = CipherSuite> {
+    pub(super) fn suites_of(&self, version: TlsVersion) -> impl Iterator<Item = CipherSuite> {
         let known = move |suite: &CipherSuite| {
             let mut all = provider::suites();
             all.any(|it| it.suite() == *suite && it.version().version == version.protocol())
@@ -208,7 +147,7 @@ impl TlsSettings {
         self.suites.iter().copied().filter(known)
     }
 
-    fn curves_of(&self, version: TlsVersion) -> impl Iterator<Item = NamedGroup> {
+    pub(super) fn curves_of(&self, version: TlsVersion) -> impl Iterator<Item = NamedGroup> {
         let usable = move |group: &NamedGroup| {
             let mut all = provider::groups();
             all.any(|it| it.name() == *group && it.usable_for_version(version.protocol()))
@@ -282,61 +221,4 @@ fn group(index: usize, word: &str) -> Result<NamedGroup, TlsSettingError> {
             word: word(),
         }),
     }
-}
-
-impl TlsSettingError {
-    /// The field of `meshMTLS` in which it is, such as `cipherSuites[1]`.
-    pub fn field(&self) -> String {
-        match self {
-            Self::WithdrawnVersion(_) | Self::UnknownVersion(_) => "minProtocolVersion".to_owned(),
-            Self::OutdatedSuite { index, .. }
-            | Self::UnknownSuite { index, .. }
-            | Self::UnapprovedSuite { index, .. } => format!("cipherSuites[{index}]"),
-            Self::UnknownCurve { index, .. } | Self::UnapprovedCurve { index, .. } => {
-                format!("ecdhCurves[{index}]")
-            }
-            Self::NoSuiteFor(_) => "cipherSuites".to_owned(),
-            Self::NoCurveFor(_) => "ecdhCurves".to_owned(),
-        }
-    }
-
-    /// What makes it right.
-    pub fn cure(&self) -> String {
-        match self {
-            Self::WithdrawnVersion(_) | Self::UnknownVersion(_) => {
-                "write TLSV1_3 (the default), or TLSV1_2 for peers that cannot do it".to_owned()
-            }
-            Self::OutdatedSuite { .. }
-            | Self::UnknownSuite { .. }
-            | Self::UnapprovedSuite { .. } => {
-                let known = provider::suites().map(|suite| names::written(suite.suite()));
-                format!("choose from {}", join(known))
-            }
-            Self::UnknownCurve { .. } | Self::UnapprovedCurve { .. } => {
-                let known = default_groups().into_iter().map(names::curve_word);
-                format!("choose from {}", join(known))
-            }
-            Self::NoSuiteFor(version) => {
-                let all = TlsSettings::default();
-                let known = all.suites_of(*version).map(names::written);
-                let add = format!("add one of {}", join(known));
-                match version {
-                    TlsVersion::Tls12 => format!("{add}, or write minProtocolVersion: TLSV1_3"),
-                    TlsVersion::Tls13 => add,
-                }
-            }
-            Self::NoCurveFor(version) => {
-                let all = TlsSettings::default();
-                let known = all.curves_of(*version).map(names::curve_word);
-                format!(
-                    "add one of {}, or write minProtocolVersion: TLSV1_3",
-                    join(known)
-                )
-            }
-        }
-    }
-}
-
-fn join<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    words.collect::<Vec<_>>().join(", ")
 }

@@ -80,11 +80,32 @@ pub(super) async fn credential_under(
     acquire(issued, epoch(), Arc::clone(trust)).await.credential
 }
 
+/// `account`'s credential at [`epoch`], which does TLS by `parameters`.
+pub(super) async fn credential_with(
+    ca: &TestCa,
+    account: &str,
+    parameters: &Arc<ParametersStore>,
+) -> Arc<Credential> {
+    let issued = ca.issue_valid(&id(account), epoch(), epoch() + DAY);
+    let parameters = Arc::clone(parameters);
+    let held = acquire_with(issued, epoch(), trusting(ca), parameters).await;
+    held.credential
+}
+
 /// A credential with what was issued, at `now`.
 pub(super) async fn acquire(issued: Issued, now: SystemTime, trust: Arc<TrustStore>) -> Timed {
+    let parameters = ParametersStore::new(TlsSettings::default());
+    acquire_with(issued, now, trust, parameters).await
+}
+
+async fn acquire_with(
+    issued: Issued,
+    now: SystemTime,
+    trust: Arc<TrustStore>,
+    parameters: Arc<ParametersStore>,
+) -> Timed {
     let id = issued.svid.id().clone();
     let clock = ManualClock::at(now);
-    let parameters = ParametersStore::new(TlsSettings::default());
     let authority = Arc::new(Once(Some(issued).into()));
     let store = SvidStore::with_clock(authority, trust, parameters, clock.clone());
     let credential = store.acquire(&id).await.unwrap();
@@ -147,7 +168,7 @@ impl RawClient {
         tokio::join!(accepted, connected)
     }
 
-    fn config(&self) -> ClientConfig {
+    pub(super) fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(default_provider().into())
             .with_protocol_versions(self.versions)
             .unwrap()

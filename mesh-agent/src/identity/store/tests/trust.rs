@@ -125,7 +125,8 @@ async fn while_renewals_hang_a_new_pod_gets_its_certificate() {
     trust.set_own(trust_in(new.bundle(), &new));
     sleep(Duration::from_secs(1)).await;
     let asked = ca.asked();
-    assert!(asked < 120, "{} renewals at once", asked - 100);
+    // As many as may be renewals, and no more.
+    assert_eq!(asked, 112);
     let start = Instant::now();
     store.acquire(&id("new")).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(1));
