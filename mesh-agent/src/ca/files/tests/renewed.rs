@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Place, SETTLED, certificates, write_folder, write_key};
+use super::{Place, certificates, write_folder, write_key};
 use crate::ca::FileCertificates;
 use crate::identity::fixtures::{TestCa, id};
 use crate::identity::{CertificateAuthority, Credential, Revocation, SvidStore};
@@ -25,7 +25,7 @@ async fn a_pair_is_waited_for_until_its_second_half_comes() {
     // The paused clock moves when nothing else does, so the files have been read.
     tokio::select! {
         judged = &mut asked => panic!("half a pair was judged at once: {judged:?}"),
-        () = tokio::time::sleep(SETTLED / 2) => {}
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
     }
     write_key(&folder, &next);
     let issued = asked.await.unwrap();
