@@ -69,6 +69,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Who certifies the workloads.
     pub authority: Authority,
+    /// Validity of certificates; `None` leaves it to the authority.
+    pub certificate_lifetime: Option<Duration>,
     /// Folder of certificates that are brought as files; they go before the authority.
     pub certificates: Option<PathBuf>,
     /// Metrics and readiness.

@@ -55,7 +55,7 @@ impl Identities {
         let (kind, authority, first) = match &options.authority {
             Authority::Embedded => {
                 let (first, embedded) = open_embedded(options, source, first).await?;
-                let embedded = Arc::new(embedded);
+                let embedded = Arc::new(embedded.with_lifetime(options.certificate_lifetime));
                 let dir = embedded.authority().dir().to_owned();
                 (Kind::Embedded(dir), Any::Embedded(embedded), first)
             }

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -51,6 +52,8 @@ pub struct RemoteSettings {
     pub token_file: PathBuf,
     /// PEM file of revocation lists, for an authority that does not tell trust.
     pub crl_file: Option<PathBuf>,
+    /// Validity to ask for; `None` leaves it to the authority.
+    pub lifetime: Option<Duration>,
     /// The agent's state directory; what was last known of trust is kept below it.
     pub state_dir: PathBuf,
 }
@@ -98,7 +101,10 @@ impl RemoteCa {
 
     async fn certify(&self, id: &SpiffeId) -> Result<Svid, RemoteError> {
         let pending = request::Pending::new(id).map_err(|error| self.link.bad_answer(error))?;
-        let answer: Answer = self.link.create_certificate(pending.message(id)).await?;
+        let answer: Answer = self
+            .link
+            .create_certificate(pending.message(id, self.settings.lifetime))
+            .await?;
         pending
             .accept(answer, id, self.clock.now())
             .map_err(|error| self.link.bad_answer(error))

@@ -26,6 +26,7 @@ const TEND_EVERY: Duration = Duration::from_secs(60);
 pub struct EmbeddedCa {
     authority: Arc<Authority>,
     requester: Requester,
+    lifetime: Option<Duration>,
 }
 
 impl EmbeddedCa {
@@ -64,7 +65,14 @@ impl EmbeddedCa {
             requester: Requester {
                 node: host().into(),
             },
+            lifetime: None,
         })
+    }
+
+    /// Has certificates be valid for `lifetime` instead of 24 h, which is the most.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Option<Duration>) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// The authority itself.
@@ -155,10 +163,13 @@ fn tell(store: &TrustStore, trust: Result<TrustUpdate, CaError>, last: &mut Opti
 impl CertificateAuthority for EmbeddedCa {
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
         let (authority, requester) = (Arc::clone(&self.authority), self.requester.clone());
+        let lifetime = self.lifetime;
         let wanted = id.clone();
         Box::pin(async move {
-            let signed =
-                tokio::task::spawn_blocking(move || issue(&authority, &wanted, &requester)).await;
+            let signed = tokio::task::spawn_blocking(move || {
+                issue(&authority, &wanted, &requester, lifetime)
+            })
+            .await;
             let svid = signed.unwrap_or(Err(SignError::Abandoned));
             svid.map_err(|error| IssueError::Authority {
                 id: id.clone(),
@@ -169,12 +180,17 @@ impl CertificateAuthority for EmbeddedCa {
 }
 
 /// Makes a key, has it certified, and keeps it in memory.
-fn issue(authority: &Authority, id: &SpiffeId, requester: &Requester) -> Result<Issued, SignError> {
+fn issue(
+    authority: &Authority,
+    id: &SpiffeId,
+    requester: &Requester,
+    lifetime: Option<Duration>,
+) -> Result<Issued, SignError> {
     let mut key = profile::new_key()?;
     let request = request(id, &key);
     let pkcs8 = PrivatePkcs8KeyDer::from(key.serialize_der());
     key.zeroize();
-    let signed = authority.sign(&request?, id, requester, None)?;
+    let signed = authority.sign(&request?, id, requester, lifetime)?;
     let svid = Svid::new(signed.chain, PrivateKeyDer::from(pkcs8))?;
     Ok(Issued { svid, bundle: None })
 }

@@ -51,6 +51,10 @@ pub struct RunArgs {
     /// Revocation lists (PEM), for an authority that does not tell them itself.
     #[arg(long, value_name = "FILE", requires = "ca")]
     pub ca_crl: Option<PathBuf>,
+    /// Seconds for which certificates are asked to be valid, 60 to 86400; they are renewed at
+    /// half of it [default: what the authority gives].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=86_400))]
+    pub certificate_lifetime: Option<u64>,
     /// Folder of certificates that are brought as files, NAMESPACE/SERVICE ACCOUNT/ for each
     /// workload; a workload without a folder there is certified by the authority.
     #[arg(long, value_name = "DIR")]
@@ -78,12 +82,14 @@ impl RunArgs {
     /// # Errors
     /// When the machine does not tell; the error names the option to give instead.
     pub fn resolve(self) -> Result<Options, DefaultError> {
+        let certificate_lifetime = self.certificate_lifetime.map(Duration::from_secs);
         let remote = |(endpoint, roots_file, token_file)| {
             Authority::Remote(RemoteSettings {
                 endpoint,
                 roots_file,
                 token_file,
                 crl_file: self.ca_crl,
+                lifetime: certificate_lifetime,
                 state_dir: self.state_dir.clone(),
             })
         };
@@ -95,6 +101,7 @@ impl RunArgs {
                 .zip(self.ca_token)
                 .map(|((endpoint, roots), token)| (endpoint, roots, token))
                 .map_or(Authority::Embedded, remote),
+            certificate_lifetime,
             certificates: self.certificates,
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,

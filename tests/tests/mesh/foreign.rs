@@ -10,24 +10,30 @@ use rcgen::{
     KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 /// Somebody who signs certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// What stands between it and the root, in PEM.
+    chain: String,
 }
 
 impl Authority {
-    /// The mesh's own, whose key only root can read.
+    /// The mesh's own, whose keys only root can read.
     pub(crate) fn of_the_mesh(mesh: &Mesh) -> Result<Self> {
+        let issuers = mesh.state().join("ca/issuers");
+        let only = fs::read_dir(&issuers)?.next().context("no issuer")??.path();
         let read = |file: &str| {
-            let path = mesh.state().join(file);
+            let path = only.join(file);
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
-        let key = KeyPair::from_pem(&read("ca-key.pem")?)?;
-        let issuer = Issuer::from_ca_cert_pem(&read("ca-cert.pem")?, key)?;
-        Ok(Self { issuer })
+        let chain = read("chain.pem")?;
+        let key = KeyPair::from_pem(&read("key.pem")?)?;
+        let issuer = Issuer::from_ca_cert_pem(&chain, key)?;
+        Ok(Self { issuer, chain })
     }
 
     /// Another, which the mesh has never heard of.
@@ -37,6 +43,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Ok(Self {
             issuer: Issuer::new(params, KeyPair::generate()?),
+            chain: String::new(),
         })
     }
 
@@ -57,14 +64,19 @@ impl Authority {
     pub(crate) fn pem_leaf(&self, uri: &str) -> Result<String> {
         let key = KeyPair::generate()?;
         let certificate = params(&[uri])?.signed_by(&key, &self.issuer)?;
-        Ok(certificate.pem() + &key.serialize_pem())
+        Ok(certificate.pem() + &self.chain + &key.serialize_pem())
     }
 
     fn sign(&self, params: &CertificateParams) -> Result<CertifiedKey> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+        let above = CertificateDer::pem_slice_iter(self.chain.as_bytes());
+        let mut chain = vec![certificate.der().clone()];
+        for certificate in above {
+            chain.push(certificate?);
+        }
+        Ok(CertifiedKey::new(chain, key))
     }
 }
 

@@ -86,8 +86,13 @@ impl Pending {
         }
     }
 
-    pub(super) fn message(&self, id: &SpiffeId) -> CertificateRequest {
-        CertificateRequest::new(self.csr.clone(), &id.to_string())
+    pub(super) fn message(&self, id: &SpiffeId, lifetime: Option<Duration>) -> CertificateRequest {
+        // 0 leaves it to the authority.
+        let seconds = lifetime.map_or(0, |lifetime| lifetime.as_secs());
+        CertificateRequest {
+            validity_duration: i64::try_from(seconds).unwrap_or(i64::MAX),
+            ..CertificateRequest::new(self.csr.clone(), &id.to_string())
+        }
     }
 
     /// The answer as an SVID. Roots in it are left out; whether the chain leads to one

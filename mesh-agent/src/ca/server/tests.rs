@@ -114,6 +114,7 @@ impl Running {
             roots_file: self.dir.path().join("roots.pem"),
             token_file: self.dir.path().join("token"),
             crl_file: None,
+            lifetime: None,
             state_dir: self.dir.path().join("state"),
         }
     }

@@ -29,7 +29,7 @@ async fn openssl_connects(arguments: &[&str]) -> (Result<Session, HandshakeFailu
     let mut client = Command::new("openssl");
     client
         .args(["s_client", "-connect", &address, "-no_ign_eof"])
-        .args(["-CAfile", "ca-cert.pem", "-verify_return_error"])
+        .args(["-CAfile", "ca/roots.pem", "-verify_return_error"])
         .args(arguments)
         .current_dir(dir.path())
         .stdin(Stdio::null());
@@ -55,10 +55,14 @@ async fn openssl_connects(arguments: &[&str]) -> (Result<Session, HandshakeFailu
 async fn write_identity(dir: &TempDir, ca: &EmbeddedCa) {
     let svid = ca.issue(&id("web")).await.unwrap().svid;
     fs::write(dir.path().join("web.der"), &svid.chain()[0]).unwrap();
+    let above = crate::ca::pem::chain(&svid.chain()[1..]);
+    fs::write(dir.path().join("above.pem"), above).unwrap();
     fs::write(dir.path().join("web.key"), svid.key().secret_der()).unwrap();
 }
 
-const WEB: [&str; 8] = [
+const WEB: [&str; 10] = [
+    "-cert_chain",
+    "above.pem",
     "-cert",
     "web.der",
     "-certform",

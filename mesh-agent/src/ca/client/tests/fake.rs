@@ -229,6 +229,7 @@ impl Node {
             roots_file: self.path("roots.pem"),
             token_file: self.path("token"),
             crl_file: None,
+            lifetime: None,
             state_dir: self.path("state"),
         }
     }
