@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore, version};
+use rustls::{CertificateError, ClientConfig, RootCertStore, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
@@ -64,7 +64,7 @@ impl Channel {
         let stream = TlsConnector::from(Arc::new(tls))
             .connect(endpoint.name.clone(), socket)
             .await
-            .map_err(|error| DialError::Handshake(handshake_failure(&error)))?;
+            .map_err(|error| DialError::Handshake(named(handshake_failure(&error))))?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(DialError::Handshake(HandshakeFailure::NoAlpn));
         }
@@ -167,6 +167,17 @@ fn tls_config(anchors: Anchors, clock: Arc<dyn Clock>) -> Result<ClientConfig, H
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// A chain whose signature does not fit a root of the same name is of another root: an
+/// authority that was made anew has the name of the old one.
+fn named(failure: HandshakeFailure) -> HandshakeFailure {
+    match failure {
+        HandshakeFailure::Certificate(CertificateError::BadSignature) => {
+            HandshakeFailure::UntrustedRoot
+        }
+        other => other,
+    }
 }
 
 fn protocol(error: rustls::Error) -> HandshakeFailure {
