@@ -25,7 +25,7 @@ async fn openssl_connects(arguments: &[&str]) -> (Result<Session, HandshakeFailu
     let mut client = Command::new("openssl");
     client
         .args(["s_client", "-connect", &address, "-no_ign_eof"])
-        .args(["-CAfile", "ca-cert.pem", "-verify_return_error"])
+        .args(["-CAfile", "ca/roots.pem", "-verify_return_error"])
         .args(arguments)
         .current_dir(dir.path())
         .stdin(Stdio::null());
@@ -50,15 +50,16 @@ async fn openssl_connects(arguments: &[&str]) -> (Result<Session, HandshakeFailu
 
 async fn write_identity(dir: &TempDir, ca: &EmbeddedCa) {
     let svid = ca.issue(&id("web")).await.unwrap().svid;
-    fs::write(dir.path().join("web.der"), &svid.chain()[0]).unwrap();
+    let chain = crate::ca::pem::chain(svid.chain());
+    fs::write(dir.path().join("web.pem"), chain).unwrap();
     fs::write(dir.path().join("web.key"), svid.key().secret_der()).unwrap();
 }
 
 const WEB: [&str; 8] = [
     "-cert",
-    "web.der",
-    "-certform",
-    "DER",
+    "web.pem",
+    "-cert_chain",
+    "web.pem",
     "-key",
     "web.key",
     "-keyform",
