@@ -74,7 +74,7 @@ fn a_serial_is_revoked_and_its_identity_is_not() {
     let done = bed
         .ca
         .revoke_serial(&pairs.join(":"), Reason::KeyCompromise);
-    assert_eq!(done.unwrap().serials, [one.clone()]);
+    assert_eq!(done.unwrap().serials, vec![one.clone()]);
     let (named, second) = bed.lists();
     assert_eq!(named, set([&one]));
     assert!(second > first, "the number rises within one second");

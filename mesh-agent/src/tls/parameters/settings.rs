@@ -77,9 +77,10 @@ fn has_suite(suite: CipherSuite) -> bool {
 }
 
 impl TlsSettings {
-    /// Reads Istio's words. Unlike in Istio, where `cipherSuites` says nothing of
-    /// TLS 1.3, the list is the whole of what is offered, for every version. A word
-    /// that is there twice counts once.
+    /// Reads Istio's words. In Istio `cipherSuites` says nothing of TLS 1.3, so a list
+    /// that names only suites of TLS 1.2 leaves those of 1.3 as they are by default;
+    /// a list that names some of 1.3 leaves no others. A word that is there twice
+    /// counts once.
     ///
     /// # Errors
     /// Everything that is wrong, in the order of the fields.
@@ -93,10 +94,18 @@ impl TlsSettings {
         }
         let default = Self::default();
         if suites.is_empty() {
-            suites = default.suites;
+            suites.clone_from(&default.suites);
         }
         if groups.is_empty() {
-            groups = default.groups;
+            groups.clone_from(&default.groups);
+        }
+        let named = Self {
+            suites,
+            ..default.clone()
+        };
+        let mut suites = named.suites.clone();
+        if named.suites_of(TlsVersion::Tls13).next().is_none() {
+            suites.splice(..0, default.suites_of(TlsVersion::Tls13));
         }
         let settings = Self {
             minimum,

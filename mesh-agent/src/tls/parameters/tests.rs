@@ -33,7 +33,7 @@ fn the_default_is_tls_1_3_with_the_hybrid_first() {
 
 #[test]
 fn what_cannot_be_is_said_by_its_field_with_a_cure_all_at_once() {
-    let table: [(Said<'_>, &[&str]); 12] = [
+    let table: [(Said<'_>, &[&str]); 10] = [
         (
             ("TLSV1_1", &[], &[]),
             &["minProtocolVersion: \"TLSV1_1\" is refused: TLS 1.0 and 1.1 (RFC 8996)"],
@@ -69,14 +69,6 @@ fn what_cannot_be_is_said_by_its_field_with_a_cure_all_at_once() {
             &["cipherSuites: the list names no suite of TLS 1.2"],
         ),
         (
-            ("", &["ECDHE-RSA-AES128-GCM-SHA256"], &[]),
-            &["cipherSuites: the list names no suite of TLS 1.3"],
-        ),
-        (
-            ("TLSV1_2", &["ECDHE-RSA-AES128-GCM-SHA256"], &[]),
-            &["cipherSuites: the list names no suite of TLS 1.3"],
-        ),
-        (
             ("TLSV1_2", &[], &["X25519MLKEM768"]),
             &["ecdhCurves: the list names no key exchange that TLS 1.2 can do"],
         ),
@@ -99,6 +91,19 @@ fn what_cannot_be_is_said_by_its_field_with_a_cure_all_at_once() {
             assert!(!error.cure().is_empty());
         }
     }
+}
+
+#[test]
+fn a_list_of_tls_1_2_leaves_tls_1_3_as_it_is() {
+    let of_13 = |settings: &TlsSettings| settings.suites_of(TlsVersion::Tls13).collect::<Vec<_>>();
+    let default = of_13(&TlsSettings::default());
+    for minimum in ["", "TLSV1_2"] {
+        let settings = read((minimum, &["ECDHE-ECDSA-AES128-GCM-SHA256"], &[])).unwrap();
+        assert_eq!(of_13(&settings), default);
+        assert_eq!(settings.suites_of(TlsVersion::Tls12).count(), 1);
+    }
+    let settings = read(("", &["TLS_AES_128_GCM_SHA256"], &[])).unwrap();
+    assert_eq!(of_13(&settings).len(), 1);
 }
 
 #[test]
