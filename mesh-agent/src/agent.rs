@@ -28,12 +28,13 @@ use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::ca::EmbeddedCa;
 use crate::config::{FolderSource, Loaded};
-use crate::identity::SvidStore;
+use crate::identity::{SvidStore, TrustStore};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
+use crate::tls::{ParametersStore, TlsSettings};
 
 use fleet::Fleet;
 use view::{Phase, View};
@@ -130,7 +131,11 @@ pub async fn run(
     let mut source = FolderSource::open(&options.config, &options.node)?;
     let first = source.changed().await;
     let (first, authority) = open_authority(&options.state_dir, &mut source, first).await?;
-    let svids = SvidStore::new(Arc::new(authority));
+    let authority = Arc::new(authority);
+    let trust = TrustStore::new(authority.authority().trust_domain().clone());
+    let _following = authority.follow(Arc::clone(&trust));
+    let parameters = ParametersStore::new(TlsSettings::default());
+    let svids = SvidStore::new(authority, trust, parameters);
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&observer),

@@ -15,6 +15,7 @@
 mod cache;
 mod document;
 mod folder;
+pub(crate) mod inotify;
 mod local;
 mod watch;
 

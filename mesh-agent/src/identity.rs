@@ -8,15 +8,23 @@ pub(crate) mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub(crate) mod leaf;
+pub mod pem;
 mod spiffe;
 mod store;
 mod svid;
 mod trust;
 
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
+pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
+pub(crate) use leaf::subject_and_end;
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
+pub use pem::PemError;
 pub use spiffe::{IdentityError, SpiffeId, TrustDomain};
 pub use store::{Credential, CredentialError, SvidInfo, SvidStore};
 pub use svid::{Svid, SvidError, TrustBundle};
-pub use trust::{DomainTrust, KeyId, Revocation, Trust, TrustStore, TrustUpdate};
+pub(crate) use trust::{Anchors, List, Lists};
+pub use trust::{
+    DomainTrust, KeyId, NameProofs, Revocation, RevocationStatus, StaleLists, Trust, TrustStore,
+    TrustUpdate,
+};

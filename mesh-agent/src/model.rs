@@ -35,8 +35,8 @@ pub use build::{Built, build};
 pub use object::{Objects, Origin, Sourced, Unenforced};
 pub use problem::Problem;
 pub use schema::{
-    LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode, PeerAuthentication,
-    PeerAuthenticationSpec,
+    CertificateData, LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode,
+    PeerAuthentication, PeerAuthenticationSpec, RevocationSpec, StaleListsMode, TlsConfig,
 };
 pub use services::{Endpoint, Service};
 pub use settings::{MeshSettings, MtlsMode};

@@ -6,7 +6,7 @@
 //! ask. The same functions judge live connections again when the policy changes.
 
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::model::MtlsMode;
+use crate::model::{MeshSettings, MtlsMode};
 
 /// Leave to open a stream to one workload, over mutual TLS and to no other
 /// identity than [`TunnelPermit::expected`].
@@ -68,8 +68,10 @@ pub enum Denial {
     /// The workload is STRICT and the peer came without mutual TLS.
     #[error("the workload takes mutual TLS only (STRICT) and the peer sent plaintext")]
     PlaintextInStrict,
-    /// The peer's identity is of a trust domain that is not this mesh's.
-    #[error("the peer's trust domain {presented} is not this mesh's ({own})")]
+    /// The peer's identity is of a trust domain for which nothing vouches here.
+    #[error(
+        "the peer's trust domain {presented} is neither this mesh's ({own}) nor one of the MeshConfig's caCertificates"
+    )]
     ForeignTrustDomain {
         /// The trust domain in the peer's certificate.
         presented: TrustDomain,
@@ -102,17 +104,17 @@ pub fn outbound(target: Target<'_>, complete: bool) -> Result<OutboundPermit, De
     }
 }
 
-/// Decides an inbound connection to a workload in `mode`, whose own trust domain
-/// is `own`.
+/// Decides an inbound connection to a workload of `mesh`: who proved an identity
+/// of the mesh or of one that it trusts is let in, others as the mode says.
 ///
 /// # Errors
 /// The reason for which the connection may not reach the application.
-pub fn inbound(peer: Peer<'_>, mode: MtlsMode, own: &TrustDomain) -> Result<InboundPermit, Denial> {
-    match (peer, mode) {
-        (Peer::Authenticated(id), _) if id.trust_domain() == own => Ok(InboundPermit(())),
+pub fn inbound(peer: Peer<'_>, mesh: &MeshSettings) -> Result<InboundPermit, Denial> {
+    match (peer, mesh.inbound_mode) {
+        (Peer::Authenticated(id), _) if mesh.trusts(id.trust_domain()) => Ok(InboundPermit(())),
         (Peer::Authenticated(id), _) => Err(Denial::ForeignTrustDomain {
             presented: id.trust_domain().clone(),
-            own: own.clone(),
+            own: mesh.trust_domain.clone(),
         }),
         (Peer::Plaintext, MtlsMode::Permissive) => Ok(InboundPermit(())),
         (Peer::Plaintext, MtlsMode::Strict) => Err(Denial::PlaintextInStrict),
@@ -122,26 +124,39 @@ pub fn inbound(peer: Peer<'_>, mode: MtlsMode, own: &TrustDomain) -> Result<Inbo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{DomainTrust, Revocation, TrustBundle};
 
     fn id(uri: &str) -> SpiffeId {
         uri.parse().unwrap()
     }
 
     #[test]
-    fn strict_takes_nobody_without_an_identity_of_its_own_trust_domain() {
-        let own = TrustDomain::new("cluster.local").unwrap();
+    fn strict_takes_nobody_without_an_identity_of_a_trusted_domain() {
+        let domain = |name| TrustDomain::new(name).unwrap();
+        let partner = DomainTrust {
+            bundle: TrustBundle::new(domain("partner.example"), Vec::new()),
+            revocation: Revocation::NotUsed,
+        };
+        let settings = |inbound_mode| MeshSettings {
+            inbound_mode,
+            foreign: vec![partner.clone()],
+            ..MeshSettings::default()
+        };
         let friend = id("spiffe://cluster.local/ns/shop/sa/web");
         let foreign = id("spiffe://other.example/ns/shop/sa/web");
+        let trusted = id("spiffe://partner.example/ns/shop/sa/web");
         let cases = [
             (Peer::Plaintext, MtlsMode::Strict, false),
             (Peer::Plaintext, MtlsMode::Permissive, true),
             (Peer::Authenticated(&friend), MtlsMode::Strict, true),
             (Peer::Authenticated(&friend), MtlsMode::Permissive, true),
+            (Peer::Authenticated(&trusted), MtlsMode::Strict, true),
+            (Peer::Authenticated(&trusted), MtlsMode::Permissive, true),
             (Peer::Authenticated(&foreign), MtlsMode::Strict, false),
             (Peer::Authenticated(&foreign), MtlsMode::Permissive, false),
         ];
         for (peer, mode, allowed) in cases {
-            let verdict = inbound(peer, mode, &own);
+            let verdict = inbound(peer, &settings(mode));
             assert_eq!(
                 verdict.is_ok(),
                 allowed,

@@ -2,29 +2,36 @@
 //! failed one means. The proxy calls [`accept`] and [`connect`] around the
 //! sockets of tunnels; certificates come from [`crate::identity`].
 //!
-//! As in Istio ambient: TLS 1.3 only, client certificates required, ALPN `h2`,
+//! As in Istio ambient: client certificates required, ALPN `h2`,
 //! no server name. Sessions are never resumed, there are no tickets and no early
 //! data: a resumed session would skip the look at the peer's certificate.
 
 mod config;
 mod failure;
+mod judge;
+mod parameters;
 mod provider;
+mod session;
 mod verify;
 
 use std::time::Duration;
 
-use rustls::CommonState;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::identity::{Credential, SpiffeId, peer_identity};
+use crate::identity::{Credential, SpiffeId};
 
 pub use config::ConfigError;
 pub(crate) use config::Configs;
-pub use failure::{HandshakeFailure, handshake_failure};
-pub(crate) use provider::{fill_random, random_fraction};
-pub use verify::VerificationError;
+pub use failure::{HandshakeFailure, RevocationFault, handshake_failure};
+pub use parameters::{
+    Parameters, ParametersStore, TlsSettingError, TlsSettings, TlsVersion, TlsWords,
+};
+pub use provider::{FipsStatus, fips_status};
+pub(crate) use provider::{fill_random, provider, random_fraction};
+pub use session::Session;
+pub(crate) use verify::{Grounds, Verifier};
 
 /// The protocol inside, which both ends must name (RFC 7301): HTTP/2.
 pub const ALPN: &[u8] = b"h2";
@@ -42,19 +49,17 @@ pub struct Secured<S> {
     pub session: Session,
 }
 
-/// What a handshake agreed on, for logs and policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The identity that the peer proved.
-    pub peer: SpiffeId,
-    /// The protocol version by its common name, `TLSv1.3`.
-    pub version: &'static str,
-    /// The cipher suite by its name at IANA.
-    pub suite: &'static str,
+/// What a peer is in a handshake: it decides which purpose its certificate must
+/// have (extended key usage, RFC 5280 §4.2.1.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
 }
 
 /// Accepts a tunnel for the holder of `credential`. The peer has proved to be
-/// a workload of the same trust domain when this returns.
+/// a workload of the same trust domain, or of another that is trusted, when this
+/// returns.
 ///
 /// # Errors
 /// Why the handshake failed. The peer has been sent the matching alert.
@@ -65,9 +70,10 @@ pub async fn accept<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(credential.server_config()?).accept(io);
-    let stream = within_deadline(handshake).await?;
-    let session = session(stream.get_ref().1)?;
+    let (config, verifier) = credential.accepting()?;
+    let handshake = TlsAcceptor::from(config).accept(io);
+    let stream = within_deadline(handshake, &verifier).await?;
+    let session = Session::of(stream.get_ref().1, &verifier, Role::Client)?;
     Ok(Secured { stream, session })
 }
 
@@ -87,32 +93,26 @@ where
 {
     // The type wants a name. It is not sent (there is no SNI) nor compared.
     let nobody = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
-    let connector = TlsConnector::from(credential.client_config(expected)?);
-    let stream = within_deadline(connector.connect(nobody, io)).await?;
-    let session = session(stream.get_ref().1)?;
+    let (config, verifier) = credential.connecting(expected)?;
+    let handshake = TlsConnector::from(config).connect(nobody, io);
+    let stream = within_deadline(handshake, &verifier).await?;
+    let session = Session::of(stream.get_ref().1, &verifier, Role::Server)?;
     Ok(Secured { stream, session })
 }
 
+/// What the verifier said of the peer goes before what TLS makes of it.
 async fn within_deadline<S>(
     handshake: impl Future<Output = std::io::Result<S>>,
+    verifier: &Verifier,
 ) -> Result<S, HandshakeFailure> {
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-        Ok(done) => done.map_err(|error| handshake_failure(&error)),
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(match verifier.verdict() {
+            Some(Err(refusal)) => refusal.clone(),
+            Some(Ok(_)) | None => handshake_failure(&error),
+        }),
         Err(_) => Err(HandshakeFailure::TimedOut(HANDSHAKE_DEADLINE)),
     }
-}
-
-/// Reads what was agreed on. TLS lets a peer that names no protocol through, so
-/// that is refused here.
-fn session(connection: &CommonState) -> Result<Session, HandshakeFailure> {
-    if connection.alpn_protocol() != Some(ALPN) {
-        return Err(HandshakeFailure::NoAlpn);
-    }
-    Ok(Session {
-        peer: peer_identity(connection)?,
-        version: provider::version_name(connection.protocol_version()),
-        suite: provider::suite_name(connection.negotiated_cipher_suite()),
-    })
 }
 
 #[cfg(test)]

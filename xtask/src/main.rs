@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod fips;
 mod kernels;
 mod phases;
 mod test;
@@ -45,7 +46,7 @@ enum Task {
         #[arg(long)]
         clean: bool,
     },
-    /// Formatting, lints, unit tests, privileged tests, and the core on other kernels; or one test
+    /// Formatting, lints, unit tests, FIPS mode, privileged tests, and the core on other kernels; or one test
     Test {
         /// Run only tests whose names contain this
         name: Option<String>,
@@ -56,6 +57,8 @@ enum Task {
         #[arg(default_value = kernels::CORE)]
         name: String,
     },
+    /// Build the agent with FIPS cryptography, and test TLS and its settings in that mode
+    Fips,
     /// First figures: throughput, latency and connections per second, against plain TCP
     Bench,
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test { name: Some(name) } => test::one(&name),
         Task::Test { name: None } => test::all(),
         Task::Kernels { name } => kernels::command(&name),
+        Task::Fips => fips::command(),
         Task::Bench => bench::run(),
     };
     match result {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command::Run;
 use crate::phases::{Counted, Tally};
-use crate::{apt, build, kernels, toolchain};
+use crate::{apt, build, fips, kernels, toolchain};
 
 /// All phases; a failure in one does not keep the next from telling what it knows.
 pub(crate) fn all() -> Result<()> {
@@ -29,6 +29,7 @@ pub(crate) fn all() -> Result<()> {
         // Root is here: the few unit tests that need it are not left out.
         with_object(build::cargo("test --no-fail-fast")).words("-- --include-ignored"),
     );
+    fips::phase(&mut tally);
     let Some(object) = object else {
         return tally.close();
     };

@@ -120,9 +120,7 @@ impl View {
         if !problems.is_empty() {
             return (WorkloadState::NotEnrolled, problems);
         }
-        let usable = pod
-            .credential()
-            .and_then(|credential| credential.server_config());
+        let usable = pod.credential().and_then(|credential| credential.usable());
         match usable {
             Ok(_) => (WorkloadState::Enrolled, problems),
             Err(error) => {

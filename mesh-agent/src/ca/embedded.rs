@@ -153,6 +153,10 @@ fn tell(store: &TrustStore, trust: Result<TrustUpdate, CaError>, last: &mut Opti
 }
 
 impl CertificateAuthority for EmbeddedCa {
+    fn source(&self, _: &SpiffeId) -> Arc<str> {
+        "embedded CA".into()
+    }
+
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
         let (authority, requester) = (Arc::clone(&self.authority), self.requester.clone());
         let wanted = id.clone();
@@ -176,8 +180,7 @@ fn issue(authority: &Authority, id: &SpiffeId, requester: &Requester) -> Result<
     key.zeroize();
     let signed = authority.sign(&request?, id, requester, None)?;
     let svid = Svid::new(signed.chain, PrivateKeyDer::from(pkcs8))?;
-    let bundle = crate::identity::TrustBundle::new(authority.trust_domain().clone(), signed.roots);
-    Ok(Issued { svid, bundle })
+    Ok(Issued { svid, bundle: None })
 }
 
 /// A request for one identity and nothing else, in DER, and its new key in PEM.

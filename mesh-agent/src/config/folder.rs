@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
 
@@ -134,6 +135,7 @@ impl Reader {
         let world = Arc::new(built.world);
         self.world = Some(world.clone());
         let mut problems = built.problems;
+        problems.extend(world.expired(SystemTime::now()));
         problems.extend(self.cache.problems().cloned());
         problems.sort();
         let loaded = Loaded {

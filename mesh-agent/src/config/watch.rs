@@ -1,23 +1,17 @@
 //! Tells when the folder may have changed, by inotify, once the change has
 //! settled. Knows nothing of what is in the files. Used by the folder source.
-#![expect(
-    unsafe_code,
-    reason = "AsyncFd::register trusts its caller with the descriptor"
-)]
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 use tokio::time::Instant;
 
 use super::cache::is_config_name;
+use super::inotify::Events;
 
 /// A change has settled when nothing more has happened for this long...
 const QUIET: Duration = Duration::from_millis(30);
@@ -31,7 +25,7 @@ const CONFIG_MAP_DATA: &str = "..data";
 
 /// A watched directory, followed when another takes its name.
 pub(super) struct Watch {
-    inotify: AsyncFd<Fd>,
+    inotify: Events,
     dir: PathBuf,
     /// `None` while the directory is gone.
     of_dir: Option<WatchDescriptor>,
@@ -52,12 +46,8 @@ struct Change {
 impl Watch {
     /// Watches `dir`; the first [`changed`](Self::changed) returns at once.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        // SAFETY: `Fd` owns the descriptor, hands out the same one every time, and
-        // closes it only when the `AsyncFd` is dropped, after it has deregistered.
-        let inotify = unsafe { AsyncFd::register(Fd(inotify)) }?;
         let mut watch = Self {
-            inotify,
+            inotify: Events::new()?,
             dir: std::path::absolute(dir)?,
             of_dir: None,
             of_parent: None,
@@ -88,44 +78,27 @@ impl Watch {
             }
             let retry = self.of_dir.is_none().then(|| now + RETRY);
             let wake = due.into_iter().chain(retry).min();
-            let readable = self.inotify.readable();
-            let woken = match wake {
-                None => Some(readable.await),
-                Some(wake) => tokio::time::timeout_at(wake, readable).await.ok(),
-            };
-            // Before the events are read, so that one that comes meanwhile wakes again.
-            if let Some(Ok(mut guard)) = woken {
-                guard.clear_ready();
-            }
+            self.inotify.wait(wake).await;
         }
     }
 
     fn add_missing_watches(&mut self) -> io::Result<()> {
         let Self { inotify, dir, .. } = self;
-        let inotify = &inotify.get_ref().0;
         if self.of_parent.is_none()
             && let (Some(parent), Some(_)) = (dir.parent(), dir.file_name())
         {
-            self.of_parent = inotify.add_watch(parent, parent_events()).ok();
+            self.of_parent = inotify.add(parent, parent_events()).ok();
         }
         if self.of_dir.is_none() {
-            self.of_dir = Some(inotify.add_watch(dir.as_path(), dir_events())?);
+            self.of_dir = Some(inotify.add(dir, dir_events())?);
             self.note_change();
         }
         Ok(())
     }
 
     fn take_events(&mut self) {
-        loop {
-            match self.inotify.get_ref().0.read_events() {
-                Ok(events) => events.into_iter().for_each(|event| self.take(event)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                Err(error) => {
-                    tracing::error!(%error, "reading inotify events failed");
-                    return;
-                }
-            }
+        for event in self.inotify.take() {
+            self.take(event);
         }
     }
 
@@ -156,8 +129,7 @@ impl Watch {
     /// The name may now be another directory's.
     fn drop_dir_watch(&mut self) {
         if let Some(watch) = self.of_dir.take() {
-            // Fails when the kernel has removed it already.
-            let _ = self.inotify.get_ref().0.rm_watch(watch);
+            self.inotify.remove(watch);
         }
         self.note_change();
     }
@@ -213,15 +185,6 @@ fn parent_events() -> AddWatchFlags {
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_DELETE_SELF
         | AddWatchFlags::IN_MOVE_SELF
-}
-
-/// [`AsyncFd`] wants the raw number, nix's type gives the borrowed form.
-struct Fd(Inotify);
-
-impl AsRawFd for Fd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 #[cfg(test)]

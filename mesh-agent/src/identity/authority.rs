@@ -15,11 +15,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Certifies workloads. Implementations may take their time and may fail: the
 /// store bounds each call with a deadline and tries again.
 pub trait CertificateAuthority: Send + Sync {
-    /// A new key and certificate for `id`, and the roots to trust from now on.
+    /// A new key and certificate for `id`.
     ///
     /// # Errors
     /// [`IssueError::Authority`] with the authority's own error inside.
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>>;
+
+    /// Where the certificate of `id` comes from, for people: `embedded CA`, the
+    /// address of a remote one, a file's path.
+    fn source(&self, id: &SpiffeId) -> Arc<str> {
+        let _ = id;
+        "certificate authority".into()
+    }
 }
 
 /// What an authority answers.
@@ -27,8 +34,9 @@ pub trait CertificateAuthority: Send + Sync {
 pub struct Issued {
     /// The workload's certificate and key.
     pub svid: Svid,
-    /// The roots that vouch for the workload's peers.
-    pub bundle: TrustBundle,
+    /// The roots that the certificate brings to check peers of its own trust domain
+    /// against, as a certificate from files does. `None`: the trust store says.
+    pub bundle: Option<TrustBundle>,
 }
 
 /// Why an identity has no (new) certificate. Cheap to clone, since everybody

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 
 use super::{
-    BoxFuture, CertificateAuthority, Clock, IssueError, Issued, SpiffeId, Svid, TrustBundle,
-    TrustDomain,
+    BoxFuture, CertificateAuthority, Clock, DomainTrust, IssueError, Issued, KeyId, Revocation,
+    SpiffeId, Svid, TrustBundle, TrustDomain, TrustStore, TrustUpdate,
 };
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -53,7 +56,7 @@ impl Clock for ManualClock {
 }
 
 /// A clock that starts at [`epoch`] and goes with tokio's time, paused or not.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TokioClock(tokio::time::Instant);
 
 impl TokioClock {
@@ -68,6 +71,13 @@ impl Clock for TokioClock {
     }
 }
 
+/// A store in which `ca` vouches for its own trust domain, and nobody is revoked.
+pub(crate) fn trusting(ca: &TestCa) -> Arc<TrustStore> {
+    let trust = TrustStore::new(ca.trust_domain.clone());
+    trust.set_own(ca.news(Revocation::NotUsed));
+    trust
+}
+
 /// A chain and its key, as a hostile or foreign peer may come by them.
 pub(crate) struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
@@ -77,6 +87,7 @@ pub(crate) struct Identity {
 /// An authority that signs anything.
 pub(crate) struct TestCa {
     issuer: Issuer<'static, KeyPair>,
+    key_id: KeyId,
     /// What is sent after the leaf.
     intermediates: Vec<CertificateDer<'static>>,
     root: CertificateDer<'static>,
@@ -89,6 +100,7 @@ impl TestCa {
         let params = ca_params("root");
         let root = params.self_signed(&key).unwrap();
         Self {
+            key_id: KeyId::new(&params.key_identifier(&key)),
             issuer: Issuer::new(params, key),
             intermediates: Vec::new(),
             root: root.into(),
@@ -102,6 +114,7 @@ impl TestCa {
         let params = ca_params("intermediate");
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self {
+            key_id: KeyId::new(&params.key_identifier(&key)),
             issuer: Issuer::new(params, key),
             intermediates: vec![certificate.into()],
             root: self.root.clone(),
@@ -117,6 +130,55 @@ impl TestCa {
     pub(crate) fn bundle_with(&self, other: &Self) -> TrustBundle {
         let roots = vec![self.root.clone(), other.root.clone()];
         TrustBundle::new(self.trust_domain.clone(), roots)
+    }
+
+    /// The key with which this authority signs.
+    pub(crate) fn key_id(&self) -> KeyId {
+        self.key_id.clone()
+    }
+
+    /// What it tells the trust store about itself.
+    pub(crate) fn news(&self, revocation: Revocation) -> TrustUpdate {
+        TrustUpdate {
+            domain: DomainTrust {
+                bundle: self.bundle(),
+                revocation,
+            },
+            issuer: Some(self.key_id()),
+        }
+    }
+
+    /// A revocation list made at [`epoch`], which revokes these serial numbers.
+    pub(crate) fn list(
+        &self,
+        serials: &[&str],
+        next_update: SystemTime,
+    ) -> CertificateRevocationListDer<'static> {
+        self.list_from(epoch(), serials, next_update)
+    }
+
+    /// [`Self::list`] made at another time.
+    pub(crate) fn list_from(
+        &self,
+        this_update: SystemTime,
+        serials: &[&str],
+        next_update: SystemTime,
+    ) -> CertificateRevocationListDer<'static> {
+        let revoked = |serial: &&str| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&from_hex(serial)),
+            revocation_time: this_update.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: this_update.into(),
+            next_update: next_update.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().into()
     }
 
     /// A proper certificate for `id`, valid for a day from [`epoch`].
@@ -135,25 +197,19 @@ impl TestCa {
         }
     }
 
-    pub(crate) fn issue_valid(
-        &self,
-        id: &SpiffeId,
-        from: SystemTime,
-        to: SystemTime,
-        bundle: TrustBundle,
-    ) -> Issued {
+    pub(crate) fn issue_valid(&self, id: &SpiffeId, from: SystemTime, to: SystemTime) -> Issued {
         let mut params = leaf_params(&[&id.to_string()]);
         params.not_before = from.into();
         params.not_after = to.into();
         let Identity { chain, key } = self.sign(params);
         let svid = Svid::new(chain, key).unwrap();
-        Issued { svid, bundle }
+        Issued { svid, bundle: None }
     }
 }
 
 impl CertificateAuthority for TestCa {
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
-        let issued = self.issue_valid(id, epoch(), epoch() + DAY, self.bundle());
+        let issued = self.issue_valid(id, epoch(), epoch() + DAY);
         Box::pin(async move { Ok(issued) })
     }
 }
@@ -178,6 +234,7 @@ pub(crate) fn leaf_params(uris: &[&str]) -> CertificateParams {
     params.not_before = epoch().into();
     params.not_after = (epoch() + DAY).into();
     params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,
@@ -201,4 +258,39 @@ fn new_key() -> KeyPair {
 
 fn to_der(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(key.serialize_der()).into()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(digits).collect()
+}
+
+/// The private number in a P-256 key: PKCS #8 holds it as the first OCTET STRING
+/// of 32 bytes behind version 1 (RFC 5915).
+pub(crate) fn private_scalar(key: &PrivateKeyDer<'_>) -> Vec<u8> {
+    let der = key.secret_der();
+    let header = [0x02, 0x01, 0x01, 0x04, 0x20];
+    let at = der.windows(5).position(|part| part == header).unwrap() + 5;
+    der[at..at + 32].to_vec()
+}
+
+/// Whether a text shows six bytes of a secret in a row, in decimal or hex.
+pub(crate) fn reveals(text: &str, secret: &[u8]) -> bool {
+    secret.windows(6).any(|part| {
+        let join = |separator: &str, show: fn(&u8) -> String| {
+            part.iter().map(show).collect::<Vec<_>>().join(separator)
+        };
+        text.contains(&join(", ", u8::to_string))
+            || text
+                .to_lowercase()
+                .contains(&join("", |byte| format!("{byte:02x}")))
+            || text
+                .to_lowercase()
+                .contains(&join(", ", |byte| format!("{byte:#x}")))
+    })
+}
+
+/// The serial number of a certificate, lower-case hex.
+pub(crate) fn serial(der: &[u8]) -> String {
+    super::leaf::serial(&super::leaf::parse(der).unwrap())
 }

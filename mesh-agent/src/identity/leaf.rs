@@ -1,16 +1,16 @@
 //! Reads what the mesh needs to know from a leaf certificate: its one SPIFFE
-//! URI, serial and validity. The bytes come from a peer, so everything about
+//! URI or its DNS names, serial, issuer and validity. The bytes come from a peer, so everything about
 //! them is doubted. Called by the TLS verifiers, by [`super::Svid`] and by
 //! whoever wants the identity behind a finished handshake.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::CommonState;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
-use super::{IdentityError, SpiffeId};
+use super::{IdentityError, KeyId, SpiffeId};
 
 /// Longest URI that is looked at, in bytes: SPIFFE-ID §2.3 requires support of
 /// 2048 and lets longer ones be refused.
@@ -18,6 +18,12 @@ const MAX_URI: usize = 2048;
 
 /// Tag of a URI in a GeneralName (RFC 5280 §4.2.1.6).
 const URI_TAG: u32 = 6;
+
+/// Tag of a DNS name there.
+const DNS_TAG: u32 = 2;
+
+/// How many of a stranger's names a message shows.
+const SHOWN: usize = 4;
 
 /// Why a certificate identifies no workload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +46,32 @@ pub enum PeerIdentityError {
     /// The one URI is not a workload identity.
     #[error("the certificate's URI is no workload identity: {0}")]
     NotAWorkload(#[from] IdentityError),
+    /// No URI, and DNS names that no workload may prove itself with.
+    #[error(
+        "the certificate carries no SPIFFE identity, and its DNS names ({0}) are those of no \
+         workload"
+    )]
+    NamesOfNobody(String),
+    /// No URI, and DNS names of several workloads, so that it proves none.
+    #[error(
+        "the certificate carries no SPIFFE identity, and its DNS names ({names}) are those of \
+         several workloads ({holders}): give each its own"
+    )]
+    NamesOfSeveral {
+        /// The names in the certificate.
+        names: String,
+        /// The workloads that have them.
+        holders: String,
+    },
+}
+
+/// Who the holder of a leaf certificate says to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim<'a> {
+    /// The workload that its one URI names. Its DNS names say nothing then.
+    Workload(SpiffeId),
+    /// It has no URI: its DNS names, at least one.
+    Names(Vec<&'a str>),
 }
 
 /// What a leaf certificate says about its holder.
@@ -48,6 +80,8 @@ pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
     /// Lower-case hex.
     pub(crate) serial: String,
+    /// The key identifier of its issuer, where it says so (RFC 5280 §4.2.1.1).
+    pub(crate) issuer: Option<KeyId>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
@@ -68,16 +102,77 @@ pub fn leaf_identity(der: &[u8]) -> Result<SpiffeId, PeerIdentityError> {
     identity(&parse(der)?)
 }
 
-/// Reads identity, serial and validity of a DER-encoded leaf certificate.
+/// Reads a DER-encoded leaf certificate whose URI says whose it is.
 pub(crate) fn read(der: &[u8]) -> Result<Leaf, PeerIdentityError> {
     let certificate = parse(der)?;
+    let id = identity(&certificate)?;
+    read_as(id, &certificate)
+}
+
+/// Reads a leaf certificate that is known to be `id`'s.
+pub(crate) fn read_as(
+    id: SpiffeId,
+    certificate: &X509Certificate<'_>,
+) -> Result<Leaf, PeerIdentityError> {
     let validity = certificate.validity();
     Ok(Leaf {
-        id: identity(&certificate)?,
-        serial: hex(certificate.raw_serial()),
+        id,
+        serial: serial(certificate),
+        issuer: issuer(certificate),
         not_before: system_time(validity.not_before)?,
         not_after: system_time(validity.not_after)?,
     })
+}
+
+/// Who the holder of `certificate` says to be.
+pub(crate) fn claim<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<Claim<'a>, PeerIdentityError> {
+    match identity(certificate) {
+        Ok(id) => Ok(Claim::Workload(id)),
+        Err(PeerIdentityError::NoUri) => match names_in(certificate)? {
+            names if names.is_empty() => Err(PeerIdentityError::NoUri),
+            names => Ok(Claim::Names(names)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// The first few of a stranger's names for a message, with what is no host name's
+/// character escaped.
+pub(crate) fn shown(names: &[&str]) -> String {
+    let mut shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| {
+            name.chars()
+                .take(255)
+                .flat_map(char::escape_default)
+                .collect()
+        })
+        .collect();
+    if names.len() > SHOWN {
+        shown.push(format!("and {} more", names.len() - SHOWN));
+    }
+    shown.join(", ")
+}
+
+/// The serial number in lower-case hex.
+pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
+    hex(certificate.raw_serial())
+}
+
+/// The key identifier of the issuer, where the certificate names it.
+pub(crate) fn issuer(certificate: &X509Certificate<'_>) -> Option<KeyId> {
+    certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(authority) => {
+                Some(KeyId::new(authority.key_identifier.as_ref()?.0))
+            }
+            _ => None,
+        })
 }
 
 /// Parses a certificate and nothing behind it.
@@ -125,6 +220,29 @@ pub(crate) fn system_time(time: ASN1Time) -> Result<SystemTime, PeerIdentityErro
         UNIX_EPOCH.checked_add(distance)
     };
     time.ok_or(PeerIdentityError::Malformed("its validity"))
+}
+
+fn names_in<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, PeerIdentityError> {
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| PeerIdentityError::Malformed("its subject alternative names"))?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(Ok(*name)),
+            GeneralName::Invalid(tag, _) if tag.0 == DNS_TAG => Some(Err(
+                PeerIdentityError::Malformed("a DNS name that is not text"),
+            )),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The subject of a certificate and the end of its validity.
+pub(crate) fn subject_and_end(der: &[u8]) -> Result<(String, SystemTime), PeerIdentityError> {
+    let certificate = parse(der)?;
+    let end = system_time(certificate.validity().not_after)?;
+    Ok((certificate.subject().to_string(), end))
 }
 
 fn identity(certificate: &X509Certificate<'_>) -> Result<SpiffeId, PeerIdentityError> {

@@ -3,6 +3,7 @@
 //! acquires a [`Credential`] for each pod it enrols.
 
 mod credential;
+mod gate;
 mod renewal;
 
 use std::collections::HashMap;
@@ -13,16 +14,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{CertificateAuthority, Clock, IssueError, SpiffeId, SystemClock};
+use super::{CertificateAuthority, Clock, IssueError, SpiffeId, SystemClock, TrustStore};
+use crate::tls::ParametersStore;
+use gate::{Gate, Purpose};
 
 pub use credential::{Credential, CredentialError, SvidInfo};
 
 /// Hands out shared credentials and renews them.
 pub struct SvidStore {
-    authority: Arc<dyn CertificateAuthority>,
-    clock: Arc<dyn Clock>,
+    means: Arc<Means>,
     runtime: Handle,
     slots: Mutex<HashMap<SpiffeId, Slot>>,
+}
+
+/// What every credential is made and judged with.
+struct Means {
+    authority: Arc<dyn CertificateAuthority>,
+    trust: Arc<TrustStore>,
+    parameters: Arc<ParametersStore>,
+    clock: Arc<dyn Clock>,
+    gate: Arc<Gate>,
 }
 
 type Outcome = Result<Arc<Credential>, IssueError>;
@@ -35,13 +46,18 @@ enum Slot {
 }
 
 impl SvidStore {
-    /// A store in front of `authority`, on the machine's clock.
+    /// A store in front of `authority`, on the machine's clock. Peers are judged by
+    /// `trust`, and TLS is done by `parameters`, as both are in each handshake.
     ///
     /// # Panics
     /// Outside a tokio runtime. Asking the authority and renewing happen on the
     /// runtime in which this is called, whoever acquires.
-    pub fn new(authority: Arc<dyn CertificateAuthority>) -> Arc<Self> {
-        Self::with_clock(authority, Arc::new(SystemClock))
+    pub fn new(
+        authority: Arc<dyn CertificateAuthority>,
+        trust: Arc<TrustStore>,
+        parameters: Arc<ParametersStore>,
+    ) -> Arc<Self> {
+        Self::with_clock(authority, trust, parameters, Arc::new(SystemClock))
     }
 
     /// [`Self::new`] with another clock.
@@ -50,11 +66,19 @@ impl SvidStore {
     /// Outside a tokio runtime.
     pub fn with_clock(
         authority: Arc<dyn CertificateAuthority>,
+        trust: Arc<TrustStore>,
+        parameters: Arc<ParametersStore>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let means = Means {
             authority,
+            trust,
+            parameters,
             clock,
+            gate: Gate::new(),
+        };
+        Arc::new(Self {
+            means: Arc::new(means),
             runtime: Handle::current(),
             slots: Mutex::default(),
         })
@@ -72,6 +96,16 @@ impl SvidStore {
             Ok(Some(outcome)) => outcome.clone(),
             // The issuing task is gone without a word.
             Ok(None) | Err(_) => Err(IssueError::Abandoned(id.clone())),
+        }
+    }
+
+    /// Has the authority asked at once for a new certificate of `id`, as when a file
+    /// changed; nothing, where nobody holds one. Several wishes at a time are one.
+    pub fn renew(&self, id: &SpiffeId) {
+        if let Some(Slot::Issued(credential)) = self.slots().get(id)
+            && let Some(credential) = credential.upgrade()
+        {
+            credential.wanted().notify_one();
         }
     }
 
@@ -118,13 +152,11 @@ impl SvidStore {
     }
 
     async fn issue(&self, id: &SpiffeId) -> Outcome {
-        let issued = renewal::ask(&*self.authority, id).await?;
-        let credential = Arc::new(Credential::new(id, issued, Arc::clone(&self.clock))?);
-        let renewal = renewal::keep_fresh(
-            Arc::downgrade(&credential),
-            Arc::clone(&self.authority),
-            Arc::clone(&self.clock),
-        );
+        let issuer = self.means.trust.current().issuer().cloned();
+        let issued = renewal::ask(&self.means, id, Purpose::First).await?;
+        let credential = Arc::new(Credential::new(id, issued, &self.means)?);
+        let means = Arc::clone(&self.means);
+        let renewal = renewal::keep_fresh(Arc::downgrade(&credential), means, issuer);
         credential.renewed_by(self.runtime.spawn(renewal).abort_handle());
         Ok(credential)
     }

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::leaf::{self, Leaf};
-use super::{PeerIdentityError, SpiffeId, TrustDomain};
+use super::leaf::{self, Claim, Leaf};
+use super::trust::name_matches;
+use super::{KeyId, PeerIdentityError, SpiffeId, TrustDomain};
 
 /// An X.509-SVID: certificate chain and private key of one workload identity.
 /// The key lives in memory only, is wiped when this is dropped, and appears in
@@ -29,6 +30,27 @@ pub enum SvidError {
     /// The first certificate identifies no workload.
     #[error(transparent)]
     Leaf(#[from] PeerIdentityError),
+    /// The URI in the certificate is another workload's.
+    #[error("the certificate is meant to be {expected}'s and names {named}")]
+    OtherIdentity {
+        /// Whose it was said to be.
+        expected: Box<SpiffeId>,
+        /// Whose it is.
+        named: Box<SpiffeId>,
+    },
+    /// The certificate has no URI, and none of its DNS names is the workload's.
+    #[error(
+        "the certificate is meant to be {expected}'s, and its DNS names ({presented}) match none \
+         of the workload's ({})", if .names.is_empty() { "it has none".into() } else { .names.join(", ") }
+    )]
+    NoNameMatches {
+        /// Whose it was said to be.
+        expected: Box<SpiffeId>,
+        /// The names in the certificate.
+        presented: String,
+        /// The names that the workload is configured with.
+        names: Vec<String>,
+    },
 }
 
 /// The roots that vouch for a trust domain. Several while a root is replaced.
@@ -50,6 +72,43 @@ impl Svid {
         Ok(Self { leaf, chain, key })
     }
 
+    /// [`Self::new`] for a certificate that the configuration gives to `id`. Its
+    /// URI must be that identity; without a URI, one of its DNS names must match
+    /// one of `names`, as [`super::NameProofs`] has it.
+    ///
+    /// # Errors
+    /// A certificate of somebody else's, with what it says and what was expected.
+    pub fn named(
+        id: &SpiffeId,
+        names: &[String],
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, SvidError> {
+        let key = Zeroizing::new(key);
+        let certificate = leaf::parse(chain.first().ok_or(SvidError::EmptyChain)?)?;
+        match leaf::claim(&certificate)? {
+            Claim::Workload(named) if named == *id => {}
+            Claim::Workload(named) => {
+                return Err(SvidError::OtherIdentity {
+                    expected: id.clone().into(),
+                    named: named.into(),
+                });
+            }
+            Claim::Names(presented) => {
+                let fits = |name| presented.iter().any(|shown| name_matches(shown, name));
+                if !names.iter().any(|name| fits(name)) {
+                    return Err(SvidError::NoNameMatches {
+                        expected: id.clone().into(),
+                        presented: leaf::shown(&presented),
+                        names: names.to_vec(),
+                    });
+                }
+            }
+        }
+        let leaf = leaf::read_as(id.clone(), &certificate)?;
+        Ok(Self { leaf, chain, key })
+    }
+
     /// The workload that the certificate names.
     pub fn id(&self) -> &SpiffeId {
         &self.leaf.id
@@ -68,6 +127,11 @@ impl Svid {
     /// The leaf's serial number in lower-case hex.
     pub fn serial(&self) -> &str {
         &self.leaf.serial
+    }
+
+    /// The key identifier of the leaf's issuer, where the leaf names it.
+    pub fn issuer(&self) -> Option<&KeyId> {
+        self.leaf.issuer.as_ref()
     }
 
     /// Start of the leaf's validity.

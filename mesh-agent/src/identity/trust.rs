@@ -3,15 +3,24 @@
 //! authority, a remote one, the configuration) tells the store; the verifiers of
 //! [`crate::tls`] read it in every handshake, so a change holds for the next one.
 
+mod names;
+mod prepared;
+mod told;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateRevocationListDer;
 use tokio::sync::watch;
 
-use super::{TrustBundle, TrustDomain};
+use super::TrustDomain;
+
+pub use names::NameProofs;
+pub(crate) use names::matches as name_matches;
+pub(crate) use prepared::{Anchors, List, Lists};
+pub use told::{DomainTrust, KeyId, Revocation, RevocationStatus, StaleLists, TrustUpdate};
 
 /// Trust in force, exchanged as a whole. Read without a lock.
 pub struct TrustStore {
@@ -26,42 +35,18 @@ pub struct TrustStore {
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     number: u64,
-    domains: HashMap<TrustDomain, Arc<DomainTrust>>,
+    domains: HashMap<TrustDomain, Known>,
     issuer: Option<KeyId>,
+    stale: StaleLists,
+    names: Arc<NameProofs>,
 }
 
-/// What vouches for the workloads of one trust domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainTrust {
-    /// The roots; several while one is replaced by another.
-    pub bundle: TrustBundle,
-    /// What was revoked.
-    pub revocation: Revocation,
-}
-
-/// What is known of a trust domain's revoked certificates.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Revocation {
-    /// The domain publishes no revocation list, and none is asked for.
-    NotUsed,
-    /// Its signed lists, one for each issuer of its certificates.
-    Lists(Vec<CertificateRevocationListDer<'static>>),
-    /// There should be lists, and they could not be read: why.
-    Unreadable(Arc<str>),
-}
-
-/// The subject key identifier of an issuer's certificate (RFC 5280 §4.2.1.2).
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct KeyId(Arc<[u8]>);
-
-/// News of the own trust domain, from its authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustUpdate {
-    /// Roots and revocation.
-    pub domain: DomainTrust,
-    /// The issuer with which the authority signs from now on, where it says so:
-    /// certificates of another issuer are renewed soon.
-    pub issuer: Option<KeyId>,
+/// A trusted domain as it was told, and as handshakes use it.
+#[derive(Clone, Debug)]
+struct Known {
+    told: Arc<DomainTrust>,
+    anchors: Arc<Anchors>,
+    lists: Arc<Lists>,
 }
 
 impl TrustStore {
@@ -90,11 +75,18 @@ impl TrustStore {
         self.changes.subscribe()
     }
 
-    /// Takes the authority's news of the own trust domain into force.
+    /// Takes the authority's news of the own trust domain into force. A bundle of
+    /// another domain is passed over, and said in the log: it would be a defect of
+    /// the authority's to vouch for others.
     pub fn set_own(&self, update: TrustUpdate) {
+        let named = update.domain.bundle.trust_domain();
+        if *named != self.own {
+            tracing::error!(ours = %self.own, got = %named,
+                "the authority sent roots of another trust domain: not taken");
+            return;
+        }
         self.replace(|trust| {
-            let domain = Arc::new(update.domain);
-            trust.domains.insert(self.own.clone(), domain);
+            trust.know(update.domain);
             trust.issuer = update.issuer;
         });
     }
@@ -103,22 +95,51 @@ impl TrustStore {
     /// of all earlier ones. One that has the own name is left out.
     pub fn set_foreign(&self, foreign: Vec<DomainTrust>) {
         self.replace(|trust| {
-            trust.domains.retain(|name, _| *name == self.own);
+            let stays = |name: &TrustDomain| {
+                let mut named = foreign.iter().map(|domain| domain.bundle.trust_domain());
+                *name == self.own || named.any(|named| named == name)
+            };
+            trust.domains.retain(|name, _| stays(name));
             for domain in foreign {
-                let name = domain.bundle.trust_domain().clone();
-                if name != self.own {
-                    trust.domains.insert(name, Arc::new(domain));
+                if *domain.bundle.trust_domain() != self.own {
+                    trust.know(domain);
                 }
             }
         });
     }
 
+    /// Has everybody judge their peers again: roots changed that a certificate brought.
+    pub(crate) fn announce(&self) {
+        self.exchange(|_| true);
+    }
+
+    /// Decides about peers whose revocation cannot be known.
+    pub fn set_stale(&self, stale: StaleLists) {
+        self.replace(|trust| trust.stale = stale);
+    }
+
+    /// Takes the DNS names into force with which workloads may prove themselves.
+    pub fn set_names(&self, names: NameProofs) {
+        self.replace(|trust| {
+            if *trust.names != names {
+                trust.names = Arc::new(names);
+            }
+        });
+    }
+
     fn replace(&self, change: impl FnOnce(&mut Trust)) {
+        self.exchange(|trust| {
+            let was = trust.clone();
+            change(trust);
+            !trust.says_the_same_as(&was)
+        });
+    }
+
+    /// Puts the changed state into force if `change` says that it is one.
+    fn exchange(&self, change: impl FnOnce(&mut Trust) -> bool) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let was = self.current.load();
-        let mut next = Trust::clone(&was);
-        change(&mut next);
-        if next.domains == was.domains && next.issuer == was.issuer {
+        let mut next = Trust::clone(&self.current.load());
+        if !change(&mut next) {
             return;
         }
         next.number += 1;
@@ -136,51 +157,83 @@ impl Trust {
 
     /// What vouches for `name`; `None` for a domain that nobody here trusts.
     pub fn domain(&self, name: &TrustDomain) -> Option<&Arc<DomainTrust>> {
-        self.domains.get(name)
+        self.domains.get(name).map(|known| &known.told)
     }
 
-    /// All trusted domains.
+    /// All trusted domains, in no order.
     pub fn domains(&self) -> impl Iterator<Item = &Arc<DomainTrust>> {
-        self.domains.values()
+        self.domains.values().map(|known| &known.told)
     }
 
     /// The issuer with which the own authority signs now, where it says so.
     pub fn issuer(&self) -> Option<&KeyId> {
         self.issuer.as_ref()
     }
-}
 
-impl KeyId {
-    /// Takes the identifier's bytes.
-    pub fn new(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+    /// What becomes of peers whose revocation cannot be known.
+    pub fn stale(&self) -> StaleLists {
+        self.stale
     }
 
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+    /// The DNS names with which workloads may prove themselves.
+    pub fn names(&self) -> &NameProofs {
+        &self.names
     }
-}
 
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    /// How well it is known at `now` what `name` has revoked; `None` for a domain
+    /// that nobody here trusts.
+    pub fn revocation(&self, name: &TrustDomain, now: SystemTime) -> Option<RevocationStatus> {
+        Some(self.domains.get(name)?.lists.status(now))
     }
-}
 
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
+    /// Roots of `name` that cannot be used, each with its place in the bundle and
+    /// the reason. They vouch for nobody; the others do.
+    pub fn unusable_roots(&self, name: &TrustDomain) -> &[Arc<str>] {
+        self.domains
+            .get(name)
+            .map_or(&[], |known| known.anchors.unusable())
     }
-}
 
-impl fmt::Debug for Revocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotUsed => f.write_str("NotUsed"),
-            Self::Lists(lists) => f.debug_tuple("Lists").field(&lists.len()).finish(),
-            Self::Unreadable(why) => f.debug_tuple("Unreadable").field(why).finish(),
-        }
+    /// The roots of `name`, as handshakes use them.
+    pub(crate) fn anchors(&self, name: &TrustDomain) -> Option<&Arc<Anchors>> {
+        Some(&self.domains.get(name)?.anchors)
+    }
+
+    /// The lists of `name`, as handshakes use them.
+    pub(crate) fn lists(&self, name: &TrustDomain) -> Option<&Arc<Lists>> {
+        Some(&self.domains.get(name)?.lists)
+    }
+
+    /// Takes `told` in place of what was known of its domain. What did not change
+    /// is not read again.
+    fn know(&mut self, told: DomainTrust) {
+        let name = told.bundle.trust_domain().clone();
+        let anchors = match self.domains.get(&name) {
+            Some(was) if *was.told == told => return,
+            Some(was) if was.told.bundle == told.bundle => Arc::clone(&was.anchors),
+            _ => Arc::new(Anchors::read(&told.bundle)),
+        };
+        let lists = Arc::new(Lists::read(&told.revocation));
+        let told = Arc::new(told);
+        self.domains.insert(
+            name,
+            Known {
+                told,
+                anchors,
+                lists,
+            },
+        );
+    }
+
+    fn says_the_same_as(&self, other: &Self) -> bool {
+        self.domains.len() == other.domains.len()
+            && self.domains().all(|domain| {
+                let name = domain.bundle.trust_domain();
+                other.domain(name).is_some_and(|was| was == domain)
+            })
+            && self.issuer == other.issuer
+            && self.stale == other.stale
+            && self.names == other.names
     }
 }
 
@@ -191,3 +244,6 @@ impl fmt::Debug for TrustStore {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,9 +33,9 @@ pub fn build<'a>(
     let sources: Vec<&Objects> = sources.into_iter().collect();
     let mut problems = Vec::new();
 
-    let mesh = settings::settings(&sources, previous, &mut problems);
+    let (mesh, mesh_origin) = settings::settings(&sources, previous, &mut problems);
     let scope = pods::Scope {
-        trust_domain: &mesh.trust_domain,
+        mesh: &mesh,
         node,
         meshed_namespaces: meshed_namespaces(&sources, &mut problems),
         previous,
@@ -58,6 +58,7 @@ pub fn build<'a>(
     Built {
         world: World {
             mesh,
+            mesh_origin,
             workloads: workloads.map(|w| (w.uid.clone(), w)).collect(),
             services,
             owners,

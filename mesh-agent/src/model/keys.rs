@@ -17,6 +17,11 @@ pub(super) const NETNS: &str = "isthmus.dev/netns";
 /// Annotation on a pod: its cgroup v2 directory.
 pub(super) const CGROUP: &str = "isthmus.dev/cgroup";
 
+/// Annotation on a pod of another mesh: the trust domain of its identity.
+pub(super) const TRUST_DOMAIN: &str = "isthmus.dev/trust-domain";
+/// Annotation on a pod: the DNS names in its certificate, where that has no SPIFFE ID.
+pub(super) const TLS_NAMES: &str = "isthmus.dev/tls-names";
+
 const PREFIX: &str = "isthmus.dev/";
 
 /// Which of our keys a kind may have.
@@ -27,7 +32,7 @@ pub(super) struct Allowed {
 
 pub(super) const POD: Allowed = Allowed {
     labels: &[MESH],
-    annotations: &[NETNS, CGROUP],
+    annotations: &[NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES],
 };
 pub(super) const NAMESPACE: Allowed = Allowed {
     labels: &[MESH],

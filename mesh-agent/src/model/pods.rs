@@ -2,6 +2,7 @@
 
 mod claims;
 mod convert;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,13 +15,13 @@ use convert::{Draft, convert, readable_addresses};
 use super::build::nameless;
 use super::object::{Objects, Sourced, key, name};
 use super::problem::Problem;
+use super::settings::MeshSettings;
 use super::workload::Workload;
 use super::world::World;
-use crate::identity::TrustDomain;
 
 /// What holds for all pods of one conversion.
 pub(super) struct Scope<'a> {
-    pub(super) trust_domain: &'a TrustDomain,
+    pub(super) mesh: &'a MeshSettings,
     /// The node whose pods are local.
     pub(super) node: &'a str,
     pub(super) meshed_namespaces: BTreeSet<&'a str>,
@@ -122,9 +123,12 @@ fn described_twice(uid: &str, pods: &[&Sourced<Pod>]) -> Problem {
 /// The form in which the previous generation had the pod, unless its identity
 /// would now be of another trust domain.
 fn previous_form(uid: &str, scope: &Scope<'_>) -> Option<Workload> {
-    let previous = scope.previous?.workload(uid)?;
-    let same_domain = previous.identity.trust_domain() == scope.trust_domain;
-    same_domain.then(|| Workload::clone(previous))
+    let world = scope.previous?;
+    let previous = world.workload(uid)?;
+    let domain = previous.identity.trust_domain();
+    let was_own = *domain == world.mesh.trust_domain;
+    let is_own = *domain == scope.mesh.trust_domain;
+    (was_own == is_own).then(|| Workload::clone(previous))
 }
 
 /// The previous generation's `Arc` where nothing changed.

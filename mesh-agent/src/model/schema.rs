@@ -32,6 +32,65 @@ pub struct MeshConfigSpec {
     pub trust_domain: Option<String>,
     /// The namespace whose policies hold mesh-wide, `istio-system` when absent.
     pub root_namespace: Option<String>,
+    /// How workloads do TLS with each other.
+    #[serde(rename = "meshMTLS")]
+    pub mesh_mtls: Option<TlsConfig>,
+    /// What vouches for the workloads of other meshes.
+    #[serde(default)]
+    pub ca_certificates: Vec<CertificateData>,
+    /// What is made of revocation lists.
+    #[serde(default)]
+    pub revocation: RevocationSpec,
+}
+
+/// Istio's `MeshConfig.TLSConfig`. The words are read where they are used, so that
+/// each can be complained of by its field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsConfig {
+    /// `TLS_AUTO` (the default, as `TLSV1_3`), `TLSV1_2` or `TLSV1_3`.
+    pub min_protocol_version: Option<String>,
+    /// Names of suites, the preferred one first; all when empty.
+    #[serde(default)]
+    pub cipher_suites: Vec<String>,
+    /// Names of key exchanges, the preferred one first; all when empty.
+    #[serde(default)]
+    pub ecdh_curves: Vec<String>,
+}
+
+/// Istio's `MeshConfig.CertificateData`, with a place for revocation lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateData {
+    /// The trust domains that it is about.
+    #[serde(default)]
+    pub trust_domains: Vec<String>,
+    /// Root certificates in PEM.
+    pub pem: String,
+    /// Revocation lists in PEM; without, nothing of the other mesh is taken for
+    /// revoked. Not in Istio.
+    pub crl: Option<String>,
+}
+
+/// What is made of revocation lists. Not in Istio.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RevocationSpec {
+    /// What to do with peers when the list that should speak of them cannot be
+    /// read or is past its time.
+    #[serde(default)]
+    pub stale_lists: StaleListsMode,
+}
+
+/// Values of [`RevocationSpec::stale_lists`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum StaleListsMode {
+    /// Refuse them.
+    #[default]
+    Refuse,
+    /// Let them in.
+    Allow,
 }
 
 /// `security.istio.io/PeerAuthentication`, versions `v1` and `v1beta1`.

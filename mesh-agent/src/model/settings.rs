@@ -1,14 +1,21 @@
 //! What holds for the whole mesh, from `MeshConfig` and the mesh-wide
 //! `PeerAuthentication`. Called by [`build`](super::build()).
 
+pub(super) mod foreign;
+mod tls;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff;
 
 use super::object::{Objects, Origin, Sourced, key, name, namespace};
 use super::problem::Problem;
-use super::schema::{MeshConfig, MutualTlsMode, PeerAuthentication};
+use super::schema::{MeshConfig, MutualTlsMode, PeerAuthentication, StaleListsMode};
 use super::world::World;
-use crate::identity::TrustDomain;
+use crate::identity::{DomainTrust, StaleLists, TrustDomain};
+use crate::tls::TlsSettings;
+
+/// What the settings' problems are said of.
+const MESH_CONFIG: &str = "MeshConfig mesh";
 
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
@@ -26,6 +33,12 @@ pub struct MeshSettings {
     pub root_namespace: String,
     /// What meshed workloads take on connections from outside the mesh.
     pub inbound_mode: MtlsMode,
+    /// How its workloads do TLS with each other.
+    pub tls: TlsSettings,
+    /// What vouches for the workloads of other meshes, ordered by trust domain.
+    pub foreign: Vec<DomainTrust>,
+    /// What becomes of peers whose revocation list is unreadable or out of date.
+    pub stale_lists: StaleLists,
 }
 
 /// What a meshed workload takes.
@@ -43,19 +56,33 @@ impl Default for MeshSettings {
             trust_domain: TrustDomain::new(DEFAULT_TRUST_DOMAIN).expect("the default is valid"),
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
             inbound_mode: MtlsMode::Permissive,
+            tls: TlsSettings::default(),
+            foreign: Vec::new(),
+            stale_lists: StaleLists::default(),
         }
     }
 }
 
-/// Reads the settings; what cannot be used is reported and its default taken.
+impl MeshSettings {
+    /// Whether somebody vouches for the workloads of a trust domain: it is the own
+    /// one, or there is a bundle for it.
+    pub fn trusts(&self, domain: &TrustDomain) -> bool {
+        let mut foreign = self.foreign.iter().map(|it| it.bundle.trust_domain());
+        *domain == self.trust_domain || foreign.any(|it| it == domain)
+    }
+}
+
+/// Reads the settings; what cannot be used is reported, and what was in force or
+/// else the default taken. Also says where they were read.
 pub(super) fn settings(
     sources: &[&Objects],
     previous: Option<&World>,
     problems: &mut Vec<Problem>,
-) -> MeshSettings {
+) -> (MeshSettings, Option<Origin>) {
     let mut settings = MeshSettings::default();
     let configs = sources.iter().flat_map(|objects| &objects.mesh_configs);
-    if let Some(config) = the_mesh_config(configs.collect(), problems) {
+    let config = the_mesh_config(configs.collect(), problems);
+    if let Some(config) = config {
         apply(config, &mut settings, previous, problems);
     }
     let rules = sources.iter().flat_map(|o| &o.peer_authentications);
@@ -65,7 +92,7 @@ pub(super) fn settings(
         None if sources.iter().any(|objects| objects.policy_unknown) => MtlsMode::Strict,
         None => MtlsMode::Permissive,
     };
-    settings
+    (settings, config.map(|config| config.origin.clone()))
 }
 
 /// The one config named `mesh`; the first by file and place where there are more.
@@ -88,7 +115,7 @@ fn the_mesh_config<'a>(
         } else if let Some(first) = chosen {
             problems.push(Problem::new(
                 &config.origin,
-                "MeshConfig mesh",
+                MESH_CONFIG,
                 "metadata.name",
                 format!(
                     "there is one already in {}; this one has no effect",
@@ -111,7 +138,8 @@ fn apply(
     previous: Option<&World>,
     problems: &mut Vec<Problem>,
 ) {
-    let spec = &config.object.spec;
+    let Sourced { object, origin } = config;
+    let spec = &object.spec;
     if let Some(text) = &spec.trust_domain {
         match TrustDomain::new(text) {
             Ok(trust_domain) => settings.trust_domain = trust_domain,
@@ -120,8 +148,8 @@ fn apply(
                     settings.trust_domain = previous.mesh.trust_domain.clone();
                 }
                 problems.push(Problem::new(
-                    &config.origin,
-                    "MeshConfig mesh",
+                    origin,
+                    MESH_CONFIG,
                     "spec.trustDomain",
                     error.to_string(),
                     format!("correct it; until then it is {}", settings.trust_domain),
@@ -132,6 +160,18 @@ fn apply(
     if let Some(namespace) = &spec.root_namespace {
         settings.root_namespace.clone_from(namespace);
     }
+    let last_good = previous.map(World::mesh);
+    if let Some(config) = &spec.mesh_mtls {
+        let last_good = last_good.map(|mesh| &mesh.tls);
+        settings.tls = tls::tls(config, origin, last_good, problems);
+    }
+    let last_good = last_good.map_or(&[][..], |mesh| &mesh.foreign);
+    let (own, entries) = (&settings.trust_domain, &spec.ca_certificates);
+    settings.foreign = foreign::foreign(entries, own, origin, last_good, problems);
+    settings.stale_lists = match spec.revocation.stale_lists {
+        StaleListsMode::Refuse => StaleLists::Refuse,
+        StaleListsMode::Allow => StaleLists::Allow,
+    };
 }
 
 /// The mesh-wide rule: of the root namespace, for all workloads and all ports. Of

@@ -6,6 +6,8 @@ mod order;
 mod problems;
 mod resolve;
 mod settings;
+mod strangers;
+mod trust;
 
 use std::path::Path;
 

@@ -23,6 +23,9 @@ pub struct Workload {
     pub node: Arc<str>,
     /// What its certificate says, and what a client must find there.
     pub identity: SpiffeId,
+    /// The DNS names with which it may prove itself instead of with its SPIFFE ID:
+    /// lower-case, sorted, without wildcards. Empty for almost all.
+    pub tls_names: Arc<[Arc<str>]>,
     /// `status.podIPs`, canonical and sorted. Empty for a pod of the host's network,
     /// whose addresses are the node's and identify nobody.
     pub addresses: Vec<IpAddr>,

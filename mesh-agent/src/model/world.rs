@@ -1,19 +1,25 @@
 //! A generation of the world and the one question the proxy asks it: where does
 //! a connection to this address go? Made by [`build`](super::build()); never changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use super::object::Origin;
+use super::problem::Problem;
 use super::services::{Endpoint, Service};
-use super::settings::MeshSettings;
+use super::settings::{MeshSettings, foreign};
 use super::workload::Workload;
 use crate::addr::{OriginalDst, canonical, canonical_ip};
+use crate::identity::SpiffeId;
 
 /// Workloads, services and settings at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub(super) mesh: MeshSettings,
+    /// Where the settings were read; `None` when all are defaults.
+    pub(super) mesh_origin: Option<Origin>,
     /// By uid.
     pub(super) workloads: BTreeMap<Arc<str>, Arc<Workload>>,
     pub(super) services: Vec<Arc<Service>>,
@@ -67,6 +73,32 @@ impl World {
     /// The workload with this uid, `<namespace>/<name>`.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.workloads.get(uid)
+    }
+
+    /// The DNS names with which workloads in the mesh may prove themselves instead
+    /// of with their SPIFFE ID, by identity, sorted. An identity without such names
+    /// is left out; the pods of one identity share theirs.
+    pub fn name_proofs(&self) -> Vec<(SpiffeId, Vec<String>)> {
+        let mut proofs: BTreeMap<&SpiffeId, BTreeSet<&str>> = BTreeMap::new();
+        for workload in self.workloads().filter(|workload| workload.meshed) {
+            if !workload.tls_names.is_empty() {
+                let names = workload.tls_names.iter().map(|name| &**name);
+                proofs.entry(&workload.identity).or_default().extend(names);
+            }
+        }
+        let owned = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+        let proofs = proofs.into_iter();
+        proofs
+            .map(|(id, names)| (id.clone(), owned(names)))
+            .collect()
+    }
+
+    /// What only time has made wrong: roots of other meshes that have expired `now`.
+    pub fn expired(&self, now: SystemTime) -> Vec<Problem> {
+        match &self.mesh_origin {
+            Some(origin) => foreign::expired(&self.mesh, origin, now),
+            None => Vec::new(),
+        }
     }
 
     /// All services, in the order of their namespaces and names.

@@ -127,8 +127,8 @@ reasons! {
         "The client offered TLS but no certificate of its own.",
         "the client is no mesh workload: bring it into the mesh";
     TlsForeignTrustDomain, "TLS_FOREIGN_TRUST_DOMAIN", Identity,
-        "The client's certificate belongs to another trust domain.",
-        "give both meshes one trust domain";
+        "The client's certificate belongs to a trust domain that this mesh does not trust.",
+        "give both meshes one trust domain, or configure the other's roots here";
     TlsHandshake, "TLS_HANDSHAKE", Tls,
         "The TLS handshake with the client failed.",
         "check that both nodes trust the same certificate authority and that their clocks agree";
@@ -148,6 +148,12 @@ reasons! {
         "The agent could not connect to the application in its own pod.",
         "see the detail; the pod's namespace may be going away";
     // Either direction.
+    PeerRevoked, "PEER_REVOKED", Identity,
+        "The peer's certificate was revoked by its authority.",
+        "nothing, if it was meant; otherwise have the authority issue the peer a new certificate";
+    RevocationUnknown, "REVOCATION_UNKNOWN", Identity,
+        "Whether the peer's certificate was revoked is not known: the revocation list is out of date, missing or unreadable.",
+        "bring a current list from the authority to this node (mesh-agent status shows each list's age), or allow stale lists";
     AppReset, "APP_RESET", None,
         "The pod's own application reset the connection.",
         "often normal; otherwise look at the application";

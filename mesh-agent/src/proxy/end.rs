@@ -156,6 +156,8 @@ impl From<HandshakeFailure> for Failure {
         let reason = match &failure {
             HandshakeFailure::NoClientCertificate => Reason::TlsNoClientCert,
             HandshakeFailure::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
+            HandshakeFailure::Revoked { .. } => Reason::PeerRevoked,
+            HandshakeFailure::RevocationUnknown { .. } => Reason::RevocationUnknown,
             HandshakeFailure::Credential(_) => Reason::NoCredential,
             _ => Reason::TlsHandshake,
         };
@@ -173,9 +175,17 @@ impl From<&TunnelError> for Failure {
             }
             TunnelError::Dial(_) => Reason::UpstreamUnreachable,
             TunnelError::Handshake {
-                failure: HandshakeFailure::WrongIdentity { .. },
+                failure: HandshakeFailure::WrongIdentity { .. } | HandshakeFailure::WrongName { .. },
                 ..
             } => Reason::UpstreamWrongIdentity,
+            TunnelError::Handshake {
+                failure: HandshakeFailure::Revoked { .. },
+                ..
+            } => Reason::PeerRevoked,
+            TunnelError::Handshake {
+                failure: HandshakeFailure::RevocationUnknown { .. },
+                ..
+            } => Reason::RevocationUnknown,
             TunnelError::Handshake {
                 failure: HandshakeFailure::TimedOut(_),
                 ..

@@ -50,6 +50,7 @@ pub(super) async fn serve(
         peer: identity,
         version,
         suite,
+        ..
     } = secured.session;
     let tunnel = Rc::new(Tunnel {
         worker: Rc::clone(worker),
@@ -173,7 +174,7 @@ async fn connect(
     let generation = tunnel.worker.shared.generation.load();
     let mesh = generation.world.mesh();
     let peer = Peer::Authenticated(&tunnel.identity);
-    let permit = policy::inbound(peer, mesh.inbound_mode, &mesh.trust_domain)
+    let permit = policy::inbound(peer, mesh)
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await

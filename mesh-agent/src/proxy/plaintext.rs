@@ -53,7 +53,7 @@ async fn connect(
 ) -> Result<TcpStream, Failure> {
     let generation = worker.shared.generation.load();
     let mesh = generation.world.mesh();
-    let permit = policy::inbound(Peer::Plaintext, mesh.inbound_mode, &mesh.trust_domain)?;
+    let permit = policy::inbound(Peer::Plaintext, mesh)?;
     dial::application(&worker.shared, pod, &permit, local, ClientAddr(peer))
         .await
         .map_err(app_failure)

@@ -1,54 +1,60 @@
-//! TLS configurations of one certificate, for both directions. Built by
-//! [`crate::identity::Credential`] whenever it gets a certificate.
+//! TLS configurations of one certificate, for both directions. Made by
+//! [`crate::identity::Credential`] whenever it gets a certificate, asked for each
+//! handshake.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::UnixTime;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+use rustls::{ClientConfig, ServerConfig};
 
+use super::judge::{Measure, Presented, judge};
 use super::provider::provider;
-use super::verify::{ExpectedServer, OwnDomainClient};
-use super::{ALPN, HandshakeFailure};
-use crate::identity::{Clock, SpiffeId, Svid, TrustBundle};
+use super::verify::{Grounds, Verifier};
+use super::{ALPN, HandshakeFailure, ParametersStore, Role};
+use crate::identity::{Anchors, Clock, SpiffeId, Svid, Trust, TrustDomain};
 
 /// What an agent needs to do handshakes as one identity.
 #[derive(Debug)]
 pub(crate) struct Configs {
-    server: Arc<ServerConfig>,
+    id: SpiffeId,
+    certified: Arc<CertifiedKey>,
     own: Arc<SingleCertAndKey>,
-    roots: Arc<RootCertStore>,
+    grounds: Arc<Grounds>,
+    parameters: Arc<ParametersStore>,
     time: Arc<ClockTime>,
 }
 
 /// Why TLS cannot be set up with a certificate.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A root is not a certificate.
-    #[error("root {index} of the trust bundle cannot be used: {source}")]
-    Root {
-        /// Its place in the bundle, from 0.
-        index: usize,
-        /// What TLS says about it.
-        source: rustls::Error,
-    },
+    /// No root that could be used.
+    #[error("no root can be used, so no peer could be trusted: {0}")]
+    Root(String),
     /// There is nothing to check peers against.
-    #[error("the trust bundle holds no root, so no peer could be trusted")]
+    #[error("there is no root for the trust domain, so no peer could be trusted")]
     NoRoot,
+    /// The certificate brings roots of somebody else's.
+    #[error("the certificate brings roots of trust domain {brought}, and is of {own}")]
+    OtherBundle {
+        /// The certificate's trust domain.
+        own: TrustDomain,
+        /// That of the roots.
+        brought: TrustDomain,
+    },
     /// The private key is unusable or belongs to another certificate.
     #[error("the private key does not fit the certificate: {0}")]
     Key(rustls::Error),
     /// Every peer would refuse the certificate.
     #[error("peers would refuse the certificate: {0}")]
     Refusable(HandshakeFailure),
-    /// The provider cannot do TLS 1.3.
-    #[error("TLS 1.3 cannot be set up: {0}")]
+    /// The TLS settings cannot be used.
+    #[error("TLS cannot be set up: {0}")]
     Protocol(rustls::Error),
 }
 
@@ -57,95 +63,125 @@ pub enum ConfigError {
 struct ClockTime(Arc<dyn Clock>);
 
 impl Configs {
-    /// Sets up both directions, and checks first that peers with the same
-    /// bundle would accept the certificate now.
+    /// Takes a certificate into use. Whether peers accept it is
+    /// [`Self::refusal`]'s to say.
+    ///
+    /// # Errors
+    /// A key that does not fit.
     pub(crate) fn new(
         svid: &Svid,
-        bundle: &TrustBundle,
+        grounds: Arc<Grounds>,
+        parameters: Arc<ParametersStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        let roots = Arc::new(root_store(bundle)?);
-        let time = Arc::new(ClockTime(clock));
-        refuse_what_peers_would(svid, &roots, &time)?;
         let key = any_supported_type(svid.key()).map_err(ConfigError::Key)?;
-        let own = CertifiedKey::new(svid.chain().to_vec(), key);
-        own.keys_match().map_err(ConfigError::Key)?;
-        let own = Arc::new(SingleCertAndKey::from(own));
-        let verifier = OwnDomainClient::new(Arc::clone(&roots), bundle.trust_domain().clone())
-            .map_err(|_| ConfigError::NoRoot)?;
-        let mut server = ServerConfig::builder_with_details(provider().clone(), time.clone())
-            .with_protocol_versions(&[&version::TLS13])
+        let certified = CertifiedKey::new(svid.chain().to_vec(), key);
+        certified.keys_match().map_err(ConfigError::Key)?;
+        let certified = Arc::new(certified);
+        Ok(Self {
+            id: svid.id().clone(),
+            own: Arc::new(SingleCertAndKey::from(Arc::clone(&certified))),
+            certified,
+            grounds,
+            parameters,
+            time: Arc::new(ClockTime(clock)),
+        })
+    }
+
+    /// Why peers that trust as we do would refuse our certificate now: as a
+    /// server's, or as a client's. `None`: they take it. `own_roots` are those that
+    /// the certificate brings.
+    pub(crate) fn refusal(
+        &self,
+        trust: &Trust,
+        own_roots: Option<&Anchors>,
+    ) -> Option<ConfigError> {
+        let domain = self.id.trust_domain();
+        let roots = own_roots.or_else(|| trust.anchors(domain).map(AsRef::as_ref));
+        match roots {
+            None => return Some(ConfigError::NoRoot),
+            Some(roots) if roots.all().is_empty() => {
+                return Some(match roots.unusable() {
+                    [] => ConfigError::NoRoot,
+                    why => ConfigError::Root(why.join("; ")),
+                });
+            }
+            Some(_) => {}
+        }
+        let Some(now) = self.time.current_time() else {
+            let error = rustls::Error::FailedToGetCurrentTime;
+            return Some(ConfigError::Refusable(HandshakeFailure::from(&error)));
+        };
+        let (leaf, intermediates) = self.certified.cert.split_first()?;
+        let measure = Measure {
+            trust,
+            own: domain,
+            own_roots,
+            expected: Some(&self.id),
+            algorithms: &provider().signature_verification_algorithms,
+        };
+        [Role::Server, Role::Client].into_iter().find_map(|role| {
+            let presented = Presented {
+                leaf,
+                intermediates,
+                role,
+            };
+            let judged = judge(&measure, &presented, now);
+            judged.err().map(ConfigError::Refusable)
+        })
+    }
+
+    /// Whether the leaf is the same certificate as `other`'s.
+    pub(crate) fn has_leaf_of(&self, other: &Self) -> bool {
+        self.certified.cert.first() == other.certified.cert.first()
+    }
+
+    /// For one handshake as a server. Made anew for each, as [`Self::client`] is, since
+    /// the verifier keeps what the peer proved: a few allocations next to the
+    /// handshake's own milliseconds.
+    pub(crate) fn server(&self) -> Result<(Arc<ServerConfig>, Arc<Verifier>), ConfigError> {
+        let verifier = self.verifier(None);
+        let mut server = self
+            .parameters
+            .current()
+            .server(self.time.clone())
             .map_err(ConfigError::Protocol)?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(own.clone());
+            .with_client_cert_verifier(verifier.clone())
+            .with_cert_resolver(self.own.clone());
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
-        let configs = Self {
-            server: Arc::new(server),
-            own,
-            roots,
-            time,
-        };
-        Ok(configs)
+        server.require_ems = true;
+        Ok((Arc::new(server), verifier))
     }
 
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.server)
-    }
-
-    /// Made for each handshake, since each expects somebody: a few small
-    /// allocations next to the handshake's own milliseconds.
-    pub(crate) fn client(&self, expected: &SpiffeId) -> Arc<ClientConfig> {
-        let verifier = ExpectedServer::new(Arc::clone(&self.roots), expected.clone());
-        let mut client = ClientConfig::builder_with_details(provider().clone(), self.time.clone())
-            .with_protocol_versions(&[&version::TLS13])
-            .expect("the server's side was set up with the same provider and version")
+    /// For one handshake as a client of `expected`.
+    pub(crate) fn client(
+        &self,
+        expected: &SpiffeId,
+    ) -> Result<(Arc<ClientConfig>, Arc<Verifier>), ConfigError> {
+        let verifier = self.verifier(Some(expected.clone()));
+        let mut client = self
+            .parameters
+            .current()
+            .client(self.time.clone())
+            .map_err(ConfigError::Protocol)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(self.own.clone());
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
-        Arc::new(client)
+        client.require_ems = true;
+        Ok((Arc::new(client), verifier))
     }
-}
 
-fn root_store(bundle: &TrustBundle) -> Result<RootCertStore, ConfigError> {
-    let mut store = RootCertStore::empty();
-    for (index, root) in bundle.roots().iter().enumerate() {
-        store
-            .add(root.clone())
-            .map_err(|source| ConfigError::Root { index, source })?;
+    fn verifier(&self, expected: Option<SpiffeId>) -> Arc<Verifier> {
+        let algorithms = provider().signature_verification_algorithms;
+        Verifier::new(Arc::clone(&self.grounds), expected, algorithms)
     }
-    if store.is_empty() {
-        return Err(ConfigError::NoRoot);
-    }
-    Ok(store)
-}
-
-fn refuse_what_peers_would(
-    svid: &Svid,
-    roots: &Arc<RootCertStore>,
-    time: &ClockTime,
-) -> Result<(), ConfigError> {
-    let refusable = |error| ConfigError::Refusable(HandshakeFailure::from(&error));
-    let nobody = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
-    let now = time
-        .current_time()
-        .ok_or(rustls::Error::FailedToGetCurrentTime)
-        .map_err(refusable)?;
-    // `Svid::new` refuses an empty chain.
-    let (leaf, intermediates) = svid
-        .chain()
-        .split_first()
-        .ok_or(ConfigError::Key(rustls::Error::NoCertificatesPresented))?;
-    ExpectedServer::new(Arc::clone(roots), svid.id().clone())
-        .verify_server_cert(leaf, intermediates, &nobody, &[], now)
-        .map_err(refusable)?;
-    Ok(())
 }
 
 impl TimeProvider for ClockTime {

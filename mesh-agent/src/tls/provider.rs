@@ -1,29 +1,56 @@
-//! The cryptography in use: one provider, named explicitly and made once, so
-//! that nothing depends on a process-wide default.
+//! The cryptography library, named explicitly so that nothing depends on a
+//! process-wide default. Which of its suites and key exchanges are used is for
+//! [`super::Parameters`] to say; signatures and randomness come from here.
 
 use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, GetRandomFailed};
-use rustls::{ProtocolVersion, SupportedCipherSuite};
+use rustls::ProtocolVersion;
+use rustls::SupportedCipherSuite;
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
+use rustls::crypto::{CryptoProvider, GetRandomFailed, SupportedKxGroup};
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    Arc::new(CryptoProvider {
-        // The hybrid first: traffic recorded today stays closed to a quantum
-        // computer. The others are for peers that do not have it.
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ],
-        ..default_provider()
-    })
-});
+use super::parameters::names;
 
-/// The provider of all TLS configurations.
-pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
+
+/// Whether this is the build in which everything must be approved.
+pub(super) const FIPS_BUILD: bool = cfg!(feature = "fips");
+
+/// The library's own provider, for what no setting changes: how signatures are
+/// checked, where keys are loaded, and randomness.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
+}
+
+/// The suites that this build may use: in the FIPS build those of which the
+/// library says that they are approved.
+pub(super) fn suites() -> impl Iterator<Item = SupportedCipherSuite> {
+    let all = ALL_CIPHER_SUITES.iter().copied();
+    all.filter(|suite| !FIPS_BUILD || suite.fips())
+}
+
+/// The key exchanges that this build may use, chosen like [`suites`].
+pub(super) fn groups() -> impl Iterator<Item = &'static dyn SupportedKxGroup> {
+    let all = ALL_KX_GROUPS.iter().copied();
+    all.filter(|group| !FIPS_BUILD || group.fips())
+}
+
+/// What the cryptography library says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FipsStatus {
+    /// Whether the agent was built with the feature `fips`.
+    pub built: bool,
+    /// Whether the library says that everything with which the agent does TLS
+    /// unless it is set otherwise runs in its validated module.
+    pub active: bool,
+}
+
+/// Asks the library whether it is in FIPS mode.
+pub fn fips_status() -> FipsStatus {
+    FipsStatus {
+        built: FIPS_BUILD,
+        active: super::Parameters::default().fips(),
+    }
 }
 
 /// Fills `buffer` with random bytes fit for keys.
@@ -44,20 +71,13 @@ pub(crate) fn random_fraction() -> f64 {
 pub(super) fn version_name(version: Option<ProtocolVersion>) -> &'static str {
     match version {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         // The configurations offer nothing else.
         _ => "unknown",
     }
 }
 
-/// The name that IANA gives a suite. rustls spells TLS 1.3's with `TLS13_`, to
-/// tell them from TLS 1.2's.
+/// The name that IANA gives a suite.
 pub(super) fn suite_name(suite: Option<SupportedCipherSuite>) -> &'static str {
-    use rustls::CipherSuite as Suite;
-    match suite.map(|suite| suite.suite()) {
-        Some(Suite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
-        Some(Suite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
-        Some(Suite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
-        // The provider has no other for TLS 1.3.
-        _ => "unknown",
-    }
+    suite.map_or("unknown", |suite| names::iana(suite.suite()))
 }

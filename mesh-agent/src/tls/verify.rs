@@ -1,80 +1,158 @@
-//! Who is let through a handshake: the chain must lead to a root of the trust
-//! bundle and be valid now, and the leaf must name the right workload. Called
-//! by rustls on both sides; no host name is ever compared.
+//! The verifiers that rustls calls on both sides of a handshake: one for each
+//! handshake, which asks [`super::judge`] under the trust in force at that moment
+//! and keeps the answer. No host name is ever compared.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::provider::provider;
-use crate::identity::{PeerIdentityError, SpiffeId, TrustDomain, leaf_identity};
+use super::judge::{Measure, Presented, judge};
+use super::{HandshakeFailure, Role};
+use crate::identity::{Anchors, SpiffeId, Trust, TrustDomain, TrustStore};
 
-/// Why a certificate with a fine chain is refused all the same, or what the
-/// holder of one with a foreign chain says to be. Found inside rustls's error.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VerificationError {
-    /// Another workload answers at the destination's address.
-    #[error("expected {expected}, the peer presented {presented}")]
-    WrongIdentity {
-        /// Whom the tunnel was meant for.
-        expected: SpiffeId,
-        /// Who answered.
-        presented: SpiffeId,
-    },
-    /// The peer belongs to another mesh.
-    #[error("the peer presented {presented}, which is not of trust domain {ours}")]
-    ForeignTrustDomain {
-        /// The trust domain of the pod that was called.
-        ours: TrustDomain,
-        /// Who the caller says to be.
-        presented: SpiffeId,
-    },
-    /// The certificate identifies no workload.
-    #[error(transparent)]
-    Unidentified(#[from] PeerIdentityError),
+/// What all handshakes with one certificate judge peers by.
+pub(crate) struct Grounds {
+    trust: Arc<TrustStore>,
+    /// The certificate's trust domain.
+    own: TrustDomain,
+    /// The roots for it that the certificate in use brought, if it did.
+    own_roots: ArcSwapOption<Anchors>,
 }
 
-/// The client's side: the server must be exactly the expected workload.
-#[derive(Debug)]
-pub(super) struct ExpectedServer {
-    roots: Arc<RootCertStore>,
-    expected: SpiffeId,
+/// Judges the peer of one handshake.
+pub(crate) struct Verifier {
+    grounds: Arc<Grounds>,
+    /// The one workload that may answer; `None` where we are the server.
+    expected: Option<SpiffeId>,
+    algorithms: WebPkiSupportedAlgorithms,
+    verdict: OnceLock<Result<Proof, HandshakeFailure>>,
 }
 
-/// The server's side: the client must be a workload of the own trust domain.
-#[derive(Debug)]
-pub(super) struct OwnDomainClient {
-    chain: Arc<dyn ClientCertVerifier>,
-    ours: TrustDomain,
+/// What a peer has proved.
+#[derive(Clone, Debug)]
+pub(crate) struct Proof {
+    pub(super) peer: SpiffeId,
+    /// When: the time on our clock.
+    pub(super) at: UnixTime,
 }
 
-impl ExpectedServer {
-    pub(super) fn new(roots: Arc<RootCertStore>, expected: SpiffeId) -> Self {
-        Self { roots, expected }
+impl Grounds {
+    pub(crate) fn new(trust: Arc<TrustStore>, own: TrustDomain) -> Arc<Self> {
+        Arc::new(Self {
+            trust,
+            own,
+            own_roots: ArcSwapOption::empty(),
+        })
+    }
+
+    /// The roots that the certificate in use brought.
+    pub(crate) fn own_roots(&self) -> Option<Arc<Anchors>> {
+        self.own_roots.load_full()
+    }
+
+    /// Exchanges them with the certificate.
+    pub(crate) fn bring(&self, own_roots: Option<Arc<Anchors>>) {
+        self.own_roots.store(own_roots);
+    }
+
+    /// [`judge`] under these grounds, and `trust`.
+    pub(super) fn judge(
+        &self,
+        trust: &Trust,
+        expected: Option<&SpiffeId>,
+        algorithms: &WebPkiSupportedAlgorithms,
+        presented: &Presented<'_>,
+        now: UnixTime,
+    ) -> Result<SpiffeId, HandshakeFailure> {
+        let own_roots = self.own_roots.load();
+        let measure = Measure {
+            trust,
+            own: &self.own,
+            own_roots: own_roots.as_deref(),
+            expected,
+            algorithms,
+        };
+        judge(&measure, presented, now)
     }
 }
 
-impl OwnDomainClient {
+impl Verifier {
     pub(super) fn new(
-        roots: Arc<RootCertStore>,
-        ours: TrustDomain,
-    ) -> Result<Self, VerifierBuilderError> {
-        let chain =
-            WebPkiClientVerifier::builder_with_provider(roots, provider().clone()).build()?;
-        Ok(Self { chain, ours })
+        grounds: Arc<Grounds>,
+        expected: Option<SpiffeId>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            grounds,
+            expected,
+            algorithms,
+            verdict: OnceLock::new(),
+        })
+    }
+
+    /// What became of the peer's certificate; `None` where none was looked at.
+    pub(super) fn verdict(&self) -> Option<&Result<Proof, HandshakeFailure>> {
+        self.verdict.get()
+    }
+
+    pub(super) fn grounds(&self) -> &Arc<Grounds> {
+        &self.grounds
+    }
+
+    pub(super) fn expected(&self) -> Option<&SpiffeId> {
+        self.expected.as_ref()
+    }
+
+    pub(super) fn algorithms(&self) -> WebPkiSupportedAlgorithms {
+        self.algorithms
+    }
+
+    fn verify(&self, presented: &Presented<'_>, now: UnixTime) -> Result<(), Error> {
+        let trust = self.grounds.trust.current();
+        let judged = self.grounds.judge(
+            &trust,
+            self.expected.as_ref(),
+            &self.algorithms,
+            presented,
+            now,
+        );
+        let verdict = judged.map(|peer| Proof { peer, at: now });
+        let answer = match &verdict {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure.to_rustls()),
+        };
+        // rustls asks once in a handshake; should it ask again, the first answer is
+        // the one that was acted on.
+        let _ = self.verdict.set(verdict);
+        answer
+    }
+
+    fn signed_12(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn signed_13(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 }
 
-impl ServerCertVerifier for ExpectedServer {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -83,23 +161,12 @@ impl ServerCertVerifier for ExpectedServer {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let algorithms = provider().signature_verification_algorithms.all;
-        let leaf = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &self.roots,
+        let presented = Presented {
+            leaf: end_entity,
             intermediates,
-            now,
-            algorithms,
-        )
-        .map_err(|error| chain_error(error, end_entity, self.expected.trust_domain()))?;
-        let presented = leaf_identity(end_entity).map_err(unidentified)?;
-        if presented != self.expected {
-            return Err(refused(VerificationError::WrongIdentity {
-                expected: self.expected.clone(),
-                presented,
-            }));
-        }
+            role: Role::Server,
+        };
+        self.verify(&presented, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -109,8 +176,7 @@ impl ServerCertVerifier for ExpectedServer {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        self.signed_12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -119,20 +185,19 @@ impl ServerCertVerifier for ExpectedServer {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        self.signed_13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-impl ClientCertVerifier for OwnDomainClient {
+impl ClientCertVerifier for Verifier {
+    /// None: a client of the mesh has one certificate and needs no hint which to
+    /// send, and the list would tell strangers whom this mesh trusts.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -141,15 +206,13 @@ impl ClientCertVerifier for OwnDomainClient {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)
-            .map_err(|error| chain_error(error, end_entity, &self.ours))?;
-        let presented = leaf_identity(end_entity).map_err(unidentified)?;
-        if *presented.trust_domain() != self.ours {
-            return Err(foreign(&self.ours, presented));
-        }
-        Ok(verified)
+        let presented = Presented {
+            leaf: end_entity,
+            intermediates,
+            role: Role::Client,
+        };
+        self.verify(&presented, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -158,7 +221,7 @@ impl ClientCertVerifier for OwnDomainClient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        self.signed_12(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -167,39 +230,26 @@ impl ClientCertVerifier for OwnDomainClient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        self.signed_13(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-/// Makes a failed chain say what an operator needs. A peer of another mesh has
-/// another root as well, and its name says more than "unknown issuer". A chain
-/// whose signature does not fit a root of the same name is an unknown issuer
-/// too; it is kept apart from a handshake that is not signed with the leaf's key.
-fn chain_error(error: Error, end_entity: &CertificateDer<'_>, ours: &TrustDomain) -> Error {
-    let Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) =
-        error
-    else {
-        return error;
-    };
-    match leaf_identity(end_entity) {
-        Ok(presented) if presented.trust_domain() != ours => foreign(ours, presented),
-        _ => CertificateError::UnknownIssuer.into(),
+impl fmt::Debug for Grounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grounds")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
     }
 }
 
-fn foreign(ours: &TrustDomain, presented: SpiffeId) -> Error {
-    let ours = ours.clone();
-    refused(VerificationError::ForeignTrustDomain { ours, presented })
-}
-
-fn unidentified(error: PeerIdentityError) -> Error {
-    refused(VerificationError::Unidentified(error))
-}
-
-fn refused(error: VerificationError) -> Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
 }

@@ -13,8 +13,8 @@ use http::{Method, Request, StatusCode, Version};
 use isthmus_tests::mesh::{Mesh, Pod};
 use isthmus_tests::wait::patience;
 use mesh_agent::ca::EmbeddedCa;
-use mesh_agent::identity::{Credential, SpiffeId, SvidStore, TrustDomain};
-use mesh_agent::tls;
+use mesh_agent::identity::{Credential, SpiffeId, SvidStore, TrustDomain, TrustStore};
+use mesh_agent::tls::{self, ParametersStore, TlsSettings};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -38,7 +38,10 @@ impl Peer {
             .build()?;
         let store = {
             let _entered = runtime.enter();
-            SvidStore::new(Arc::new(authority))
+            let trust = TrustStore::new(authority.authority().trust_domain().clone());
+            trust.set_own(authority.authority().trust()?);
+            let parameters = ParametersStore::new(TlsSettings::default());
+            SvidStore::new(Arc::new(authority), trust, parameters)
         };
         Ok(Self { runtime, store })
     }

@@ -1,8 +1,10 @@
-//! A credential in use: the TLS configurations of one identity, exchanged as a
-//! whole when its certificate is renewed. Handshakes read it without a lock.
+//! A credential in use: one identity's certificate and the TLS made from it,
+//! exchanged as a whole when it is renewed. Handshakes read it without a lock.
+
+mod current;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -10,29 +12,25 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::task::AbortHandle;
 
 use crate::identity::clock::display;
-use crate::identity::{Clock, IssueError, Issued, SpiffeId};
-use crate::tls::Configs;
+use crate::identity::{IssueError, Issued, KeyId, SpiffeId, Trust};
+use crate::tls::{ConfigError, Grounds, HandshakeFailure, Verifier};
 
-use super::renewal;
+use super::Means;
+use super::renewal::{Urgency, Wanted};
+use current::{Current, Progress};
 
 /// The certificate of one identity and the TLS configurations made from it.
 /// Shared by all pods that have the identity; always the newest certificate.
 pub struct Credential {
     id: SpiffeId,
-    clock: Arc<dyn Clock>,
+    means: Arc<Means>,
+    source: Arc<str>,
+    /// What peers are judged by, whichever certificate is in use.
+    grounds: Arc<Grounds>,
     current: ArcSwap<Current>,
+    progress: Mutex<Progress>,
+    wanted: Wanted,
     renewal: OnceLock<AbortHandle>,
-}
-
-/// One certificate's worth, and what has become of renewing it.
-struct Current {
-    configs: Arc<Configs>,
-    serial: Arc<str>,
-    not_before: SystemTime,
-    not_after: SystemTime,
-    renew_at: SystemTime,
-    generation: u64,
-    renewal_failure: Option<IssueError>,
 }
 
 /// Why a credential cannot be used.
@@ -50,6 +48,14 @@ pub enum CredentialError {
     /// No certificate was issued yet; the authority is asked again.
     #[error("no certificate was issued to the workload yet")]
     NotIssued,
+    /// The TLS settings in force cannot be used with it: what the library says.
+    #[error("TLS cannot be set up for {id}: {why}")]
+    Settings {
+        /// Whose certificate it is.
+        id: SpiffeId,
+        /// What the library says.
+        why: String,
+    },
 }
 
 /// What can be told about a credential.
@@ -63,10 +69,21 @@ pub struct SvidInfo {
     pub not_before: SystemTime,
     /// End of its validity.
     pub not_after: SystemTime,
-    /// When a new certificate will first be asked for.
-    pub renew_at: SystemTime,
     /// 1 for the first certificate, one more with each renewal.
     pub generation: u64,
+    /// Where it comes from, as the authority says; see
+    /// [`crate::identity::CertificateAuthority::source`].
+    pub source: Arc<str>,
+    /// Key identifier of its issuer, where the certificate names it.
+    pub issuer: Option<KeyId>,
+    /// Time to the outage: what is left of its life, zero when it has expired.
+    pub left: Duration,
+    /// When a new certificate will be asked for, or will be again.
+    pub next_try: SystemTime,
+    /// Since when renewal fails; `None` when the last attempt succeeded.
+    pub failing_since: Option<SystemTime>,
+    /// How many attempts have failed since.
+    pub attempts: u32,
     /// Why the last attempt at renewal failed, if it did.
     pub renewal_failure: Option<IssueError>,
 }
@@ -75,13 +92,21 @@ impl Credential {
     pub(super) fn new(
         id: &SpiffeId,
         issued: Issued,
-        clock: Arc<dyn Clock>,
+        means: &Arc<Means>,
     ) -> Result<Self, IssueError> {
-        let current = Current::new(id, issued, 1, &clock)?;
+        let grounds = Grounds::new(Arc::clone(&means.trust), id.trust_domain().clone());
+        let (current, roots) = Current::new(id, issued, &grounds, means)?;
+        grounds.bring(roots);
+        let now = means.clock.now();
+        let progress = Progress::after_success(now, current.not_after);
         Ok(Self {
             id: id.clone(),
-            clock,
+            means: Arc::clone(means),
+            source: means.authority.source(id),
+            grounds,
             current: ArcSwap::from_pointee(current),
+            progress: Mutex::new(progress),
+            wanted: Wanted::default(),
             renewal: OnceLock::new(),
         })
     }
@@ -91,13 +116,21 @@ impl Credential {
         &self.id
     }
 
+    /// Whether handshakes can be done with it now.
+    ///
+    /// # Errors
+    /// [`CredentialError::Expired`] when the certificate ran out.
+    pub fn usable(&self) -> Result<(), CredentialError> {
+        self.in_use().map(|_| ())
+    }
+
     /// Accepts tunnels for this identity; see [`crate::tls::accept`], which
     /// also insists on ALPN. Ask anew for each handshake.
     ///
     /// # Errors
     /// [`CredentialError::Expired`] when the certificate ran out.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, CredentialError> {
-        Ok(self.usable()?.configs.server())
+        Ok(self.accepting()?.0)
     }
 
     /// Opens tunnels as this identity to a peer that must prove to be
@@ -107,55 +140,117 @@ impl Credential {
     /// # Errors
     /// [`CredentialError::Expired`] when the certificate ran out.
     pub fn client_config(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, CredentialError> {
-        Ok(self.usable()?.configs.client(expected))
+        Ok(self.connecting(expected)?.0)
     }
 
-    /// Number of the certificate in use, counted from 1. A tunnel that was
-    /// opened under a smaller number uses an older certificate.
+    /// For one handshake as a server, with what judges the client.
+    pub(crate) fn accepting(&self) -> Result<(Arc<ServerConfig>, Arc<Verifier>), CredentialError> {
+        let config = self.in_use()?.configs.server();
+        config.map_err(|error| self.no_settings(&error))
+    }
+
+    /// For one handshake as a client, with what judges the server.
+    pub(crate) fn connecting(
+        &self,
+        expected: &SpiffeId,
+    ) -> Result<(Arc<ClientConfig>, Arc<Verifier>), CredentialError> {
+        let config = self.in_use()?.configs.client(expected);
+        config.map_err(|error| self.no_settings(&error))
+    }
+
+    /// Grows with each certificate that comes into use, and with each change of the
+    /// TLS settings. A tunnel that was opened under a smaller number was made
+    /// with an older certificate or other settings.
     pub fn generation(&self) -> u64 {
-        self.current.load().generation
+        self.current.load().generation + self.means.parameters.current().number()
     }
 
     /// What can be told about the certificate in use.
     pub fn info(&self) -> SvidInfo {
         let current = self.current.load();
+        let progress = self.progress();
         SvidInfo {
             id: self.id.clone(),
             serial: Arc::clone(&current.serial),
             not_before: current.not_before,
             not_after: current.not_after,
-            renew_at: current.renew_at,
             generation: current.generation,
-            renewal_failure: current.renewal_failure.clone(),
+            source: Arc::clone(&self.source),
+            issuer: current.issuer.clone(),
+            left: current
+                .not_after
+                .duration_since(self.means.clock.now())
+                .unwrap_or_default(),
+            next_try: progress.next_try,
+            failing_since: progress.failing_since,
+            attempts: progress.attempts,
+            renewal_failure: progress.failure.clone(),
         }
     }
 
-    /// Puts a renewed certificate to use: the next handshake presents it.
-    pub(super) fn install(&self, issued: Issued) -> Result<(), IssueError> {
-        let next = Current::new(&self.id, issued, self.generation() + 1, &self.clock)?;
+    /// Puts what the authority sent to use: the next handshake presents it. The
+    /// certificate in use, sent once more, keeps its number. Tells whether it is new.
+    pub(super) fn install(&self, issued: Issued) -> Result<bool, IssueError> {
+        let (mut next, roots) = Current::new(&self.id, issued, &self.grounds, &self.means)?;
+        let was = self.current.load();
+        let same = next.configs.has_leaf_of(&was.configs);
+        next.generation = was.generation + u64::from(!same);
+        let now = self.means.clock.now();
+        *self.progress() = Progress::after_success(now, next.not_after);
+        let brought = roots.is_some() || self.grounds.own_roots().is_some();
+        // Roots first: nobody is to be judged by ones that are gone.
+        self.grounds.bring(roots);
         self.current.store(Arc::new(next));
-        Ok(())
+        if brought {
+            // Tunnels are to be judged by the roots that came or went.
+            self.means.trust.announce();
+        }
+        Ok(!same)
     }
 
-    /// Remembers why renewal failed, for [`Self::info`].
-    pub(super) fn renewal_failed(&self, error: IssueError) {
+    /// Remembers that renewal failed, for [`Self::info`].
+    pub(super) fn renewal_failed(&self, error: IssueError, again_in: Duration) {
+        let now = self.means.clock.now();
+        let mut progress = self.progress();
+        progress.next_try = now + again_in;
+        progress.failing_since.get_or_insert(now);
+        progress.attempts = progress.attempts.saturating_add(1);
+        progress.failure = Some(error);
+    }
+
+    pub(super) fn next_try_is(&self, when: SystemTime) {
+        self.progress().next_try = when;
+    }
+
+    /// Wakes the task that renews this.
+    pub(super) fn wanted(&self) -> Wanted {
+        Arc::clone(&self.wanted)
+    }
+
+    /// How much `trust` presses for a new certificate. `asked_under` is the issuer
+    /// that the authority had when the present one was asked for: an authority that
+    /// names one issuer and signs with another is not asked for ever.
+    pub(super) fn urgency(&self, trust: &Trust, asked_under: Option<&KeyId>) -> Urgency {
         let current = self.current.load();
-        self.current.store(Arc::new(Current {
-            configs: Arc::clone(&current.configs),
-            serial: Arc::clone(&current.serial),
-            renewal_failure: Some(error),
-            ..**current
-        }));
-    }
-
-    pub(super) fn renew_at(&self) -> SystemTime {
-        self.current.load().renew_at
-    }
-
-    /// Time left, none when the certificate has expired.
-    pub(super) fn remaining(&self) -> Option<Duration> {
-        let not_after = self.current.load().not_after;
-        not_after.duration_since(self.clock.now()).ok()
+        let roots = self.grounds.own_roots();
+        match current.configs.refusal(trust, roots.as_deref()) {
+            // Another certificate would not be of another time, nor better known.
+            None => {}
+            Some(ConfigError::Refusable(
+                HandshakeFailure::Expired
+                | HandshakeFailure::NotYetValid
+                | HandshakeFailure::RevocationUnknown { .. },
+            )) => {}
+            Some(why) => {
+                tracing::warn!(identity = %self.id, serial = %current.serial, %why,
+                    "the certificate in use is not trusted any more: asking for another");
+                return Urgency::AtOnce;
+            }
+        }
+        match (trust.issuer(), &current.issuer) {
+            (Some(now), Some(then)) if now != then && Some(now) != asked_under => Urgency::Soon,
+            _ => Urgency::None,
+        }
     }
 
     /// Ties the task that renews this credential to its life.
@@ -165,9 +260,9 @@ impl Credential {
         }
     }
 
-    fn usable(&self) -> Result<arc_swap::Guard<Arc<Current>>, CredentialError> {
+    fn in_use(&self) -> Result<arc_swap::Guard<Arc<Current>>, CredentialError> {
         let current = self.current.load();
-        if self.clock.now() > current.not_after {
+        if self.means.clock.now() > current.not_after {
             return Err(CredentialError::Expired {
                 id: self.id.clone(),
                 not_after: current.not_after,
@@ -175,37 +270,16 @@ impl Credential {
         }
         Ok(current)
     }
-}
 
-impl Current {
-    fn new(
-        id: &SpiffeId,
-        issued: Issued,
-        generation: u64,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Self, IssueError> {
-        let Issued { svid, bundle } = issued;
-        if svid.id() != id {
-            return Err(IssueError::OtherIdentity {
-                requested: id.clone(),
-                certified: svid.id().clone(),
-            });
+    fn no_settings(&self, error: &ConfigError) -> CredentialError {
+        CredentialError::Settings {
+            id: self.id.clone(),
+            why: error.to_string(),
         }
-        let configs = Configs::new(&svid, &bundle, Arc::clone(clock)).map_err(|source| {
-            IssueError::Unusable {
-                id: id.clone(),
-                source: Arc::new(source),
-            }
-        })?;
-        Ok(Self {
-            configs: Arc::new(configs),
-            serial: svid.serial().into(),
-            not_before: svid.not_before(),
-            not_after: svid.not_after(),
-            renew_at: renewal::due(clock.now(), svid.not_after()),
-            generation,
-            renewal_failure: None,
-        })
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,8 +12,11 @@ use super::super::object::{Origin, Sourced, name, namespace};
 use super::super::problem::Problem;
 use super::super::workload::{LocalPod, Workload};
 use super::super::{address, keys};
-use super::Scope;
-use crate::identity::SpiffeId;
+use super::{Scope, names};
+use crate::identity::{SpiffeId, TrustDomain};
+
+/// The field of [`keys::TRUST_DOMAIN`].
+const FOREIGN: &str = "metadata.annotations[isthmus.dev/trust-domain]";
 
 /// What one pod came to.
 pub(super) enum Draft {
@@ -66,11 +69,20 @@ pub(super) fn convert(
     let (Some(identity), Some(addresses)) = (identity, addresses) else {
         return Draft::Unusable;
     };
+    let tls_names = names::tls_names(annotation(object, keys::TLS_NAMES), report);
     let node = spec
         .and_then(|spec| spec.node_name.as_deref())
         .unwrap_or_default();
     let to_enrol = meshed && node == scope.node;
-    let local = if to_enrol {
+    let foreign = *identity.trust_domain() != scope.mesh.trust_domain;
+    if to_enrol && foreign {
+        report.problem(
+            FOREIGN,
+            "the pod is of this node, whose agent has certificates of its own trust domain only",
+            "remove it; it is for pods of other meshes",
+        );
+    }
+    let local = if to_enrol && !foreign {
         local_pod(pod, report)
     } else {
         None
@@ -89,6 +101,7 @@ pub(super) fn convert(
         service_account: service_account.into(),
         node: node.into(),
         identity,
+        tls_names,
         addresses: if host_network { Vec::new() } else { addresses },
         meshed,
         app: label(object, &["app.kubernetes.io/name", "app"]),
@@ -104,14 +117,14 @@ pub(super) fn convert(
 }
 
 /// Problems of one pod.
-struct Reporter<'a> {
+pub(super) struct Reporter<'a> {
     origin: &'a Origin,
     object: String,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Reporter<'_> {
-    fn problem(&mut self, field: &str, message: impl Into<String>, cure: &str) {
+    pub(super) fn problem(&mut self, field: &str, message: impl Into<String>, cure: &str) {
         let object = self.object.as_str();
         self.problems
             .push(Problem::new(self.origin, object, field, message, cure));
@@ -139,11 +152,12 @@ fn identity(
     report: &mut Reporter<'_>,
 ) -> Option<SpiffeId> {
     let namespace = namespace(&pod.object.metadata);
-    let error = match SpiffeId::new(scope.trust_domain.clone(), namespace, service_account) {
+    let trust_domain = trust_domain(&pod.object, scope, report)?;
+    let error = match SpiffeId::new(trust_domain.clone(), namespace, service_account) {
         Ok(identity) => return Some(identity),
         Err(error) => error,
     };
-    let probe = SpiffeId::new(scope.trust_domain.clone(), namespace, "default");
+    let probe = SpiffeId::new(trust_domain, namespace, "default");
     let field = match probe {
         Ok(_) => "spec.serviceAccountName",
         Err(_) => "metadata.namespace",
@@ -154,6 +168,39 @@ fn identity(
         "correct it; until then the pod has no identity",
     );
     None
+}
+
+/// The mesh's own trust domain, or the one that the pod says. One that nobody
+/// vouches for is kept, so that connections to the pod are refused for that reason
+/// and not taken for connections to a workload of ours.
+fn trust_domain(pod: &Pod, scope: &Scope<'_>, report: &mut Reporter<'_>) -> Option<TrustDomain> {
+    let Some(text) = annotation(pod, keys::TRUST_DOMAIN) else {
+        return Some(scope.mesh.trust_domain.clone());
+    };
+    match TrustDomain::new(text) {
+        Ok(domain) => {
+            if !scope.mesh.trusts(&domain) {
+                report.problem(
+                    FOREIGN,
+                    format!(
+                        "nothing vouches for trust domain {domain}, so the pod cannot be reached"
+                    ),
+                    "add its roots to spec.caCertificates of the MeshConfig, or correct the name",
+                );
+            }
+            Some(domain)
+        }
+        Err(error) => {
+            let cure = "correct it; until then the pod has no identity";
+            report.problem(FOREIGN, error.to_string(), cure);
+            None
+        }
+    }
+}
+
+fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    annotations.get(key).map(String::as_str)
 }
 
 /// The addresses of a pod, each with its field.
@@ -196,10 +243,7 @@ pub(super) fn readable_addresses(pod: &Sourced<Pod>) -> impl Iterator<Item = IpA
 /// The two paths by which the kernel knows the pod; `None` if one is missing.
 fn local_pod(pod: &Sourced<Pod>, report: &mut Reporter<'_>) -> Option<LocalPod> {
     let mut path = |annotation: &str, example: &str| {
-        let annotations = pod.object.metadata.annotations.as_ref();
-        let value = annotations
-            .and_then(|all| all.get(annotation))
-            .map(PathBuf::from);
+        let value = self::annotation(&pod.object, annotation).map(PathBuf::from);
         let message = match &value {
             Some(path) if path.is_absolute() => return value,
             Some(path) => format!("{:?} is not an absolute path", path.display().to_string()),

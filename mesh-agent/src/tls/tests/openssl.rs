@@ -11,15 +11,19 @@ use tokio::net::TcpListener;
 
 use crate::ca::EmbeddedCa;
 use crate::identity::fixtures::{domain, id};
-use crate::identity::{CertificateAuthority, SvidStore};
-use crate::tls::{HandshakeFailure, Session, accept};
+use crate::identity::{CertificateAuthority, SvidStore, TrustStore};
+use crate::tls::{HandshakeFailure, ParametersStore, Session, TlsSettings, accept};
 
 /// Connects `openssl s_client` as `web` to a mesh server that is `db`.
 async fn openssl_connects(arguments: &[&str]) -> (Result<Session, HandshakeFailure>, Output) {
     let dir = tempfile::tempdir().unwrap();
     let ca = Arc::new(EmbeddedCa::open(dir.path(), &domain("cluster.local")).unwrap());
     write_identity(&dir, &ca).await;
-    let db = SvidStore::new(ca).acquire(&id("db")).await.unwrap();
+    let trust = TrustStore::new(domain("cluster.local"));
+    trust.set_own(ca.authority().trust().unwrap());
+    let parameters = ParametersStore::new(TlsSettings::default());
+    let store = SvidStore::new(ca, trust, parameters);
+    let db = store.acquire(&id("db")).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let mut client = Command::new("openssl");

@@ -16,12 +16,12 @@ use rustls::{
 use tokio::io::{AsyncReadExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::identity::fixtures::{DAY, Identity, ManualClock, TestCa, epoch, id};
+use crate::identity::fixtures::{DAY, Identity, ManualClock, TestCa, epoch, id, trusting};
 use crate::identity::{
     BoxFuture, CertificateAuthority, Credential, IssueError, Issued, SpiffeId, SvidStore,
-    TrustBundle,
+    TrustStore,
 };
-use crate::tls::{HandshakeFailure, Session, accept, connect};
+use crate::tls::{HandshakeFailure, ParametersStore, Session, TlsSettings, accept, connect};
 
 use super::PIPE;
 
@@ -43,8 +43,11 @@ struct Once(std::sync::Mutex<Option<Issued>>);
 
 impl CertificateAuthority for Once {
     fn issue<'a>(&'a self, _: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
-        let issued = self.0.lock().unwrap().take().expect("issued once before");
-        Box::pin(async move { Ok(issued) })
+        match self.0.lock().unwrap().take() {
+            Some(issued) => Box::pin(async move { Ok(issued) }),
+            // A renewal, which is no matter of the test.
+            None => Box::pin(std::future::pending()),
+        }
     }
 }
 
@@ -63,23 +66,48 @@ pub(super) async fn credential_at(
     from: SystemTime,
     to: SystemTime,
 ) -> Timed {
-    acquire(ca.issue_valid(&id(account), from, to, ca.bundle()), from).await
+    let issued = ca.issue_valid(&id(account), from, to);
+    acquire(issued, from, trusting(ca)).await
 }
 
-/// `account`'s credential from `ca`, which trusts a bundle of its own.
-pub(super) async fn credential_trusting(
+/// `account`'s credential from `ca`, which judges peers by `trust`.
+pub(super) async fn credential_under(
+    ca: &TestCa,
+    id: &SpiffeId,
+    trust: &Arc<TrustStore>,
+) -> Arc<Credential> {
+    let issued = ca.issue_valid(id, epoch(), epoch() + DAY);
+    acquire(issued, epoch(), Arc::clone(trust)).await.credential
+}
+
+/// `account`'s credential at [`epoch`], which does TLS by `parameters`.
+pub(super) async fn credential_with(
     ca: &TestCa,
     account: &str,
-    bundle: TrustBundle,
+    parameters: &Arc<ParametersStore>,
 ) -> Arc<Credential> {
-    let issued = ca.issue_valid(&id(account), epoch(), epoch() + DAY, bundle);
-    acquire(issued, epoch()).await.credential
+    let issued = ca.issue_valid(&id(account), epoch(), epoch() + DAY);
+    let parameters = Arc::clone(parameters);
+    let held = acquire_with(issued, epoch(), trusting(ca), parameters).await;
+    held.credential
 }
 
-async fn acquire(issued: Issued, now: SystemTime) -> Timed {
+/// A credential with what was issued, at `now`.
+pub(super) async fn acquire(issued: Issued, now: SystemTime, trust: Arc<TrustStore>) -> Timed {
+    let parameters = ParametersStore::new(TlsSettings::default());
+    acquire_with(issued, now, trust, parameters).await
+}
+
+async fn acquire_with(
+    issued: Issued,
+    now: SystemTime,
+    trust: Arc<TrustStore>,
+    parameters: Arc<ParametersStore>,
+) -> Timed {
     let id = issued.svid.id().clone();
     let clock = ManualClock::at(now);
-    let store = SvidStore::with_clock(Arc::new(Once(Some(issued).into())), clock.clone());
+    let authority = Arc::new(Once(Some(issued).into()));
+    let store = SvidStore::with_clock(authority, trust, parameters, clock.clone());
     let credential = store.acquire(&id).await.unwrap();
     Timed { credential, clock }
 }
@@ -140,7 +168,7 @@ impl RawClient {
         tokio::join!(accepted, connected)
     }
 
-    fn config(&self) -> ClientConfig {
+    pub(super) fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(default_provider().into())
             .with_protocol_versions(self.versions)
             .unwrap()
