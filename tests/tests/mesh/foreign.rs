@@ -2,12 +2,13 @@
 //! another's.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use isthmus_tests::mesh::Mesh;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::pem::PemObject;
@@ -24,15 +25,7 @@ pub(crate) struct Authority {
 impl Authority {
     /// The mesh's own, whose keys only root can read.
     pub(crate) fn of_the_mesh(mesh: &Mesh) -> Result<Self> {
-        let issuers = mesh.state().join("ca/issuers");
-        let only = fs::read_dir(&issuers)?.next().context("no issuer")??.path();
-        let read = |file: &str| {
-            let path = only.join(file);
-            fs::read_to_string(&path).with_context(|| path.display().to_string())
-        };
-        let chain = read("chain.pem")?;
-        let key = KeyPair::from_pem(&read("key.pem")?)?;
-        let issuer = Issuer::from_ca_cert_pem(&chain, key)?;
+        let (issuer, chain) = issuer(&mesh.state())?;
         Ok(Self { issuer, chain })
     }
 
@@ -71,13 +64,34 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        let above = CertificateDer::pem_slice_iter(self.chain.as_bytes());
-        let mut chain = vec![certificate.der().clone()];
-        for certificate in above {
-            chain.push(certificate?);
-        }
-        Ok(CertifiedKey::new(chain, key))
+        Ok(CertifiedKey::new(
+            with_chain(&certificate, &self.chain)?,
+            key,
+        ))
     }
+}
+
+/// A certificate with the chain (PEM) behind it, as it is presented.
+pub(crate) fn with_chain(leaf: &Certificate, chain: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let mut presented = vec![leaf.der().clone()];
+    for certificate in CertificateDer::pem_slice_iter(chain.as_bytes()) {
+        presented.push(certificate?);
+    }
+    Ok(presented)
+}
+
+/// What the authority embedded in the agents signs with, from their state folder: key and
+/// name, and the chain (PEM) that belongs behind each certificate.
+pub(crate) fn issuer(state: &Path) -> Result<(Issuer<'static, KeyPair>, String)> {
+    let issuers = state.join("ca/issuers");
+    let only = fs::read_dir(&issuers)?.next().context("no issuer")??.path();
+    let read = |file: &str| {
+        let path = only.join(file);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let chain = read("chain.pem")?;
+    let key = KeyPair::from_pem(&read("key.pem")?)?;
+    Ok((Issuer::from_ca_cert_pem(&chain, key)?, chain))
 }
 
 fn params(uris: &[&str]) -> Result<CertificateParams> {
