@@ -174,6 +174,11 @@ async fn connect(
     }
     let client = client(request, tunnel.peer);
     record.set_client(client.0);
+    // A tunnel goes on when the pod's certificate has expired; it takes nothing new on.
+    let credential = tunnel.pod.credential();
+    credential
+        .and_then(|credential| credential.usable())
+        .map_err(|error| (Refusal::Unavailable, Failure::from(error)))?;
     let shared = &tunnel.worker.shared;
     tunnel
         .session

@@ -47,9 +47,12 @@ impl Tunnels {
         permit: &TunnelPermit,
         request: &ConnectRequest,
     ) -> Result<TunnelStream, Failure> {
+        let credential = pod.credential()?;
+        // A tunnel goes on when the pod's certificate has expired; it takes nothing new on.
+        credential.usable()?;
         let key = Key {
             epoch: pod.epoch(),
-            certificate: pod.credential()?.generation(),
+            certificate: credential.generation(),
             to: request.destination.ip(),
             expected: permit.expected().clone(),
         };
