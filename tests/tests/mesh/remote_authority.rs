@@ -4,12 +4,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use isthmus_tests::mesh::Node;
+use isthmus_tests::mesh::{Mtls, Node, PodSpec};
 use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::{patience, until, wait_until};
 use serde_json::{Value, json};
 
-use crate::asked::{Crossing, crossing};
+use crate::asked::{Crossing, crossing, wait_mode};
 use crate::remote::{
     Remote, certificate, ensure_none_failed, failures, logged_at, moment, serial, wait_certificate,
 };
@@ -310,5 +310,42 @@ fn remote_authority_is_away_when_an_agent_starts() -> Result<()> {
     })?;
     ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
     ensure!(crossing(&pair.mesh, &pair.server, &pair.client)? == Crossing::Encrypted);
+    Ok(())
+}
+
+/// While the authority is away, everything else goes on at its pace: a change of the mode, and the
+/// enrolment of a pod that is new, which is guarded although it has no certificate.
+#[test]
+fn remote_authority_that_is_away_holds_nothing_up() -> Result<()> {
+    let remote = Remote::start(["3600", "3600"])?;
+    let pair = &remote.pair;
+    // One attempt takes up to five seconds: in turn they would outlast the patience below.
+    let more = (0..14)
+        .map(|n| pair.a.pod(&format!("more-{n}")))
+        .collect::<Result<Vec<_>>>()?;
+    let outsider = pair.mesh.outsider("outsider")?;
+    let _echo = outsider.serve("serve echo --listen [::]:8080")?;
+    remote.authority.kill9()?;
+    pair.a.restart()?;
+    let mut late = pair.a.pod_with(PodSpec::new("late").outside())?;
+    late.configure()?;
+    pair.mesh.mtls(Mtls::Strict)?;
+    wait_mode(&pair.a, "STRICT")?;
+    pair.a.wait_state(&late.uid(), "refusing")?;
+    let seen = late.client(&format!("connect {} --send x", outsider.v4(8080)))?;
+    ensure!(
+        seen["read"] == "x\n",
+        "to whoever is not in the mesh: {seen}"
+    );
+    let seen = outsider.client(&format!("connect {} --send x", late.v4(8080)))?;
+    ensure!(
+        seen["errno"] == "ECONNRESET",
+        "plaintext towards it: {seen}"
+    );
+
+    remote.authority.start()?;
+    for pod in more.iter().chain([&late, &pair.client]) {
+        pair.a.wait_enrolled(pod)?;
+    }
     Ok(())
 }
