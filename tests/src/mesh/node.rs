@@ -281,13 +281,17 @@ impl Node {
             .arg(self.pin_dir())
             .arg("--run-dir")
             .arg(self.run_dir())
-            .arg("--state-dir")
-            .arg(self.world.folder.path.join("state"))
             .args(["--admin", &admin.to_string()])
-            .args(&*self.options.lock().unwrap_or_else(PoisonError::into_inner))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        command.args(&*options);
+        if !options.iter().any(|option| option == "--state-dir") {
+            command
+                .arg("--state-dir")
+                .arg(self.world.folder.path.join("state"));
+        }
         let procs = self.cgroups.agent.procs()?;
         // SAFETY: the closure runs between fork and exec. It calls write(2) on a descriptor
         // opened beforehand: async-signal-safe, no allocation, no lock.
@@ -346,7 +350,7 @@ fn agent_binary() -> Result<PathBuf> {
 
 /// A port on a loopback address of its own. Of `127.0.0.1` alone, the kernel may hand out a
 /// port that is free at this moment twice, and one test then asks another's agent.
-fn free_port() -> Result<SocketAddr> {
+pub(super) fn free_port() -> Result<SocketAddr> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // 127.0.0.0/16 is left to others; neighbouring processes are 64 addresses apart.
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
