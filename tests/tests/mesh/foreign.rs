@@ -2,12 +2,15 @@
 //! another's.
 
 use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use isthmus_tests::mesh::Mesh;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::pem::PemObject;
@@ -19,12 +22,19 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// What stands between it and the root, in PEM.
     chain: String,
+    /// By which its revocation lists name it.
+    key_id: Vec<u8>,
 }
 
 impl Authority {
     /// The mesh's own, whose keys only root can read.
     pub(crate) fn of_the_mesh(mesh: &Mesh) -> Result<Self> {
-        let issuers = mesh.state().join("ca/issuers");
+        Self::of(&mesh.state())
+    }
+
+    /// The one embedded in the agents with this state folder.
+    pub(crate) fn of(state: &Path) -> Result<Self> {
+        let issuers = state.join("ca/issuers");
         let only = fs::read_dir(&issuers)?.next().context("no issuer")??.path();
         let read = |file: &str| {
             let path = only.join(file);
@@ -33,7 +43,14 @@ impl Authority {
         let chain = read("chain.pem")?;
         let key = KeyPair::from_pem(&read("key.pem")?)?;
         let issuer = Issuer::from_ca_cert_pem(&chain, key)?;
-        Ok(Self { issuer, chain })
+        // Intermediates are named by their key.
+        let name = only.file_name().context("no name")?;
+        let key_id = unhex(&name.to_string_lossy())?;
+        Ok(Self {
+            issuer,
+            chain,
+            key_id,
+        })
     }
 
     /// Another, which the mesh has never heard of.
@@ -44,6 +61,7 @@ impl Authority {
         Ok(Self {
             issuer: Issuer::new(params, KeyPair::generate()?),
             chain: String::new(),
+            key_id: Vec::new(),
         })
     }
 
@@ -65,6 +83,29 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params(&[uri])?.signed_by(&key, &self.issuer)?;
         Ok(certificate.pem() + &self.chain + &key.serialize_pem())
+    }
+
+    /// A revocation list in PEM that names these serials (in hex) and is due to be replaced
+    /// `next`.
+    pub(crate) fn list(&self, revoked: &[&str], next: SystemTime) -> Result<String> {
+        let day = Duration::from_secs(24 * 3600);
+        let entry = |serial: &&str| -> Result<_> {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from(unhex(serial)?),
+                revocation_time: (next - day).into(),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (next - day).into(),
+            next_update: next.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
+            key_identifier_method: KeyIdMethod::PreSpecified(self.key_id.clone()),
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
     }
 
     fn sign(&self, params: &CertificateParams) -> Result<CertifiedKey> {
@@ -94,4 +135,16 @@ fn params(uris: &[&str]) -> Result<CertificateParams> {
             .push(SanType::URI((*uri).try_into()?));
     }
     Ok(params)
+}
+
+/// The bytes that a text in hex stands for.
+fn unhex(text: &str) -> Result<Vec<u8>> {
+    let digits: Vec<_> = text.chars().map(|c| c.to_digit(16)).collect();
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [Some(high), Some(low)] => u8::try_from(high * 16 + low).ok(),
+        _ => None,
+    });
+    pairs
+        .collect::<Option<_>>()
+        .with_context(|| format!("{text:?} is not hex"))
 }

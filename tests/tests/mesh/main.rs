@@ -1,6 +1,7 @@
 //! The privileged tests: real kernel, real agent, real servers. They need root and run by
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
+mod abroad;
 mod apps;
 mod asked;
 mod authority;
@@ -36,6 +37,7 @@ mod restart;
 mod services;
 mod slice;
 mod strict;
+mod trust_domains;
 mod untouched;
 mod wire;
 mod wire_peer;
