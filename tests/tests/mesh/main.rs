@@ -36,6 +36,7 @@ mod reborn;
 mod restart;
 mod services;
 mod slice;
+mod stale_lists;
 mod strict;
 mod trust_domains;
 mod untouched;
