@@ -38,6 +38,7 @@ mod services;
 mod slice;
 mod stale_lists;
 mod strict;
+mod tls_settings;
 mod trust_domains;
 mod untouched;
 mod wire;
