@@ -15,6 +15,7 @@ mod clients;
 mod demo;
 mod endings;
 mod fastopen;
+mod file_certificates;
 mod floods;
 mod foreign;
 mod guard;
