@@ -224,11 +224,7 @@ impl World {
     }
 
     fn write(&self, file: &str, yaml: &str) -> Result<()> {
-        let target = self.config().join(format!("{file}.yaml"));
-        let hidden = self.config().join(format!(".{file}.new"));
-        fs::write(&hidden, yaml)
-            .and_then(|()| fs::rename(&hidden, &target))
-            .with_context(|| format!("writing {}", target.display()))
+        write_object(&self.config(), file, yaml)
     }
 
     fn remove(&self, file: &str) -> Result<()> {
@@ -259,6 +255,15 @@ impl World {
         nodes.insert(node.to_owned(), cgroups.clone());
         Ok(cgroups)
     }
+}
+
+/// Writes `FILE.yaml` into a folder of configuration, at once or not at all.
+fn write_object(config: &Path, file: &str, yaml: &str) -> Result<()> {
+    let target = config.join(format!("{file}.yaml"));
+    let hidden = config.join(format!(".{file}.new"));
+    fs::write(&hidden, yaml)
+        .and_then(|()| fs::rename(&hidden, &target))
+        .with_context(|| format!("writing {}", target.display()))
 }
 
 impl Drop for World {

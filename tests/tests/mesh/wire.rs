@@ -292,7 +292,7 @@ fn plaintext_on_the_tunnel_port_is_refused() -> Result<()> {
 
 /// Presents one certificate, or none.
 #[derive(Debug)]
-struct Fixed(Option<Arc<CertifiedKey>>);
+pub(crate) struct Fixed(pub(crate) Option<Arc<CertifiedKey>>);
 
 impl ResolvesClientCert for Fixed {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
