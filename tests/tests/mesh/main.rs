@@ -35,6 +35,7 @@ mod pair;
 mod postgres;
 mod reborn;
 mod restart;
+mod secrets;
 mod services;
 mod slice;
 mod stale_lists;
