@@ -160,10 +160,10 @@ fn secrets_are_in_no_log_answer_metric_or_map() -> Result<()> {
     pair.b.wait_ready()?;
     // The authority refuses the node, and then does not.
     wait_until("the authority refuses the node", || {
-        let log = fs::read_to_string(pair.a.log_file()).unwrap_or_default();
-        log.contains("PERMISSION_DENIED")
-            || log.contains("PermissionDenied")
-            || log.contains("refuse")
+        let status = pair.a.cli("status").unwrap_or_default();
+        status["authority"]["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("refused"))
     })?;
     private(&file("token"), token)?;
     pair.a.wait_ready()?;
