@@ -142,6 +142,7 @@ fn only_issuer(state: &Path) -> Result<PathBuf> {
 fn params(uris: &[&str]) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,

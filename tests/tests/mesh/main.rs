@@ -39,6 +39,7 @@ mod remote_authority;
 mod restart;
 mod revocation;
 mod root_rotation;
+mod secrets;
 mod services;
 mod slice;
 mod stale_lists;

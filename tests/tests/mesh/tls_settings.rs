@@ -53,17 +53,19 @@ impl Subject {
         let at = self.pair.server.v4(15008).to_string();
         let fixed = ["s_client", "-connect", &at, "-alpn", "h2"];
         let own = ["-cert", &self.pem, "-key", &self.pem];
+        let chain = ["-cert_chain", &self.pem];
         let words: Vec<_> = words.split_whitespace().collect();
         let seen = self
             .outsider
-            .run("openssl", &[&fixed[..], &own, &words].concat())?;
+            .run("openssl", &[&fixed[..], &own, &chain, &words].concat())?;
         Ok(seen.stdout + &seen.stderr)
     }
 
     /// A handshake comes about, with this in what OpenSSL says of it.
     fn ensure_taken(&self, words: &str, says: &str) -> Result<()> {
         let said = self.openssl(words)?;
-        let taken = said.contains("ALPN protocol: h2") && said.contains(says);
+        let whole = said.contains("ALPN protocol: h2") && !said.contains("SSL alert number");
+        let taken = whole && said.contains(says);
         ensure!(taken, "{words}: {said}");
         Ok(())
     }
