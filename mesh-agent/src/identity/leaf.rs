@@ -242,6 +242,11 @@ fn names_in<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Pe
         .collect()
 }
 
+/// End of a DER-encoded certificate's validity.
+pub(crate) fn end(der: &[u8]) -> Result<SystemTime, PeerIdentityError> {
+    system_time(parse(der)?.validity().not_after)
+}
+
 /// The subject of a certificate and the end of its validity.
 pub(crate) fn subject_and_end(der: &[u8]) -> Result<(String, SystemTime), PeerIdentityError> {
     let certificate = parse(der)?;

@@ -121,7 +121,7 @@ async fn a_certificate_may_bring_the_roots_of_its_own_domain() {
         .await
         .unwrap();
     assert_eq!(session.peer, id("web"));
-    session.still_trusted(&trust.current()).unwrap();
+    session.still_trusted(&trust.current(), epoch()).unwrap();
     let failure = RawClient::with(other.identity(&id("web")))
         .handshake_with(&db)
         .await;
@@ -156,7 +156,7 @@ async fn lists_of_the_authority_say_nothing_of_other_roots_that_a_certificate_br
             .handshake_with(&db)
             .await
             .unwrap();
-        session.still_trusted(&trust.current()).unwrap();
+        session.still_trusted(&trust.current(), epoch()).unwrap();
         // The authority's own are still what its lists say.
         let client = RawClient::with(authority.identity(&id("web")));
         assert_eq!(client.handshake_with(&db).await.is_ok(), vouched);
