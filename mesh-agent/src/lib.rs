@@ -50,3 +50,5 @@ pub mod admin;
 pub mod cli;
 
 pub mod agent;
+
+pub mod coredump;

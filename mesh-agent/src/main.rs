@@ -9,6 +9,7 @@ use clap::Parser;
 use mesh_agent::agent;
 use mesh_agent::cli::run::RunArgs;
 use mesh_agent::cli::{Cli, Command, Tool};
+use mesh_agent::coredump;
 use mesh_agent::observe::logging::{self, LogQueue};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,6 +21,12 @@ const CONTROL_THREADS: usize = 2;
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if let Err(error) = coredump::forbid() {
+        eprintln!(
+            "mesh-agent: cores of this process, with keys in them, cannot be forbidden: {error}"
+        );
+        return ExitCode::FAILURE;
+    }
     match Cli::parse().command {
         Command::Run(args) => agent(args),
         Command::Tool(tool) => report(use_tool(&tool)),

@@ -82,3 +82,8 @@ fn tunnel_server() {
 fn leaf_certificate() {
     run("leaf_certificate", bodies::leaf_certificate);
 }
+
+#[test]
+fn certificate_request() {
+    run("certificate_request", bodies::certificate_request);
+}

@@ -4,6 +4,7 @@
 //! Values remove what they stand for when they go: a [`Pod`] its namespace and cgroup, a
 //! [`Node`] its agent and pins, the [`Mesh`] the rest. Declare the mesh first and it goes last.
 
+mod authority;
 mod node;
 mod objects;
 mod pod;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
+pub use self::authority::Authority;
 pub use self::node::Node;
 pub use self::objects::{Mtls, ServicePort};
 pub use self::pod::{Pod, PodSpec};
@@ -93,6 +95,22 @@ impl Mesh {
     /// Fails when its cgroups or folders cannot be made.
     pub fn node(&self, name: &str) -> Result<Node> {
         Node::create(self.world.clone(), name)
+    }
+
+    /// An authority outside the agents, which nobody serves yet.
+    ///
+    /// # Errors
+    /// Fails when it cannot be made.
+    pub fn authority(&self) -> Result<Authority> {
+        Authority::create(self.world.clone())
+    }
+
+    /// The authority that the agents have in the state folder they share, for its commands.
+    ///
+    /// # Errors
+    /// Fails when its folder cannot be made.
+    pub fn embedded_authority(&self) -> Result<Authority> {
+        Authority::embedded(self.world.clone())
     }
 
     /// A network namespace on the bridge that the mesh knows nothing of.
@@ -206,11 +224,7 @@ impl World {
     }
 
     fn write(&self, file: &str, yaml: &str) -> Result<()> {
-        let target = self.config().join(format!("{file}.yaml"));
-        let hidden = self.config().join(format!(".{file}.new"));
-        fs::write(&hidden, yaml)
-            .and_then(|()| fs::rename(&hidden, &target))
-            .with_context(|| format!("writing {}", target.display()))
+        write_object(&self.config(), file, yaml)
     }
 
     fn remove(&self, file: &str) -> Result<()> {
@@ -241,6 +255,15 @@ impl World {
         nodes.insert(node.to_owned(), cgroups.clone());
         Ok(cgroups)
     }
+}
+
+/// Writes `FILE.yaml` into a folder of configuration, at once or not at all.
+fn write_object(config: &Path, file: &str, yaml: &str) -> Result<()> {
+    let target = config.join(format!("{file}.yaml"));
+    let hidden = config.join(format!(".{file}.new"));
+    fs::write(&hidden, yaml)
+        .and_then(|()| fs::rename(&hidden, &target))
+        .with_context(|| format!("writing {}", target.display()))
 }
 
 impl Drop for World {

@@ -94,12 +94,24 @@ impl Flood {
     /// # Errors
     /// Fails when it cannot be started.
     pub fn start(pod: &Pod, threads: usize, targets: &[(SocketAddr, &str)]) -> Result<Self> {
+        Self::start_with(pod, &format!("--threads {threads}"), targets)
+    }
+
+    /// As [`Flood::start`], but some fifty connections a second: for what takes a minute or more.
+    ///
+    /// # Errors
+    /// Fails when it cannot be started.
+    pub fn steady(pod: &Pod, targets: &[(SocketAddr, &str)]) -> Result<Self> {
+        Self::start_with(pod, "--threads 2 --pause 40", targets)
+    }
+
+    fn start_with(pod: &Pod, how: &str, targets: &[(SocketAddr, &str)]) -> Result<Self> {
         let targets: Vec<_> = targets
             .iter()
             .map(|(address, name)| format!("{address}={name}"))
             .collect();
         let targets = targets.join(",");
-        let words = format!("flood --until-told --threads {threads} --targets {targets}");
+        let words = format!("flood --until-told {how} --targets {targets}");
         Ok(Self {
             process: pod.start(&words)?,
         })

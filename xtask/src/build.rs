@@ -5,10 +5,28 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use crate::command::Run;
-use crate::toolchain;
+use crate::{fips, toolchain};
 
 /// The variable by which the agent's build script finds the object to embed.
 pub(crate) const OBJECT: &str = "ISTHMUS_EBPF_OBJECT";
+
+/// The agent alone, on the FIPS module of its cryptography library.
+pub(crate) fn fips(release: bool) -> Result<()> {
+    fips::tools()?;
+    let object = kernel_programs()?;
+    let folder = crate::target().join("fips");
+    let mut cargo = Run::new("cargo")
+        .words("build --package mesh-agent --bins --features fips --target-dir")
+        .arg(&folder)
+        .env(OBJECT, object);
+    if release {
+        cargo = cargo.arg("--release");
+    }
+    cargo.show()?;
+    let profile = if release { "release" } else { "debug" };
+    println!("Built {}", shown(&folder.join(profile).join("mesh-agent")));
+    Ok(())
+}
 
 /// Builds all, and gives the folder in which the programs lie.
 pub(crate) fn everything(release: bool) -> Result<PathBuf> {

@@ -33,13 +33,16 @@ pub(crate) fn command() -> Result<()> {
 
 /// The same as one phase of `cargo xtask test`.
 pub(crate) fn phase(tally: &mut Tally) -> Counted {
-    let tools = tally.check("the tools of the FIPS module's build", || {
-        apt::ensure_all("the FIPS module", TOOLS)
-    });
+    let tools = tally.check("the tools of the FIPS module's build", tools);
     if tools.is_none() {
         return Counted::default();
     }
     tally.tests("tests in FIPS mode", cargo_test())
+}
+
+/// Installs what the module's build needs.
+pub(crate) fn tools() -> Result<()> {
+    apt::ensure_all("the FIPS module", TOOLS)
 }
 
 fn cargo_test() -> Run {

@@ -36,6 +36,9 @@ enum Task {
         /// With optimisations
         #[arg(long)]
         release: bool,
+        /// The agent alone, on the FIPS module of its cryptography library, under target/fips
+        #[arg(long)]
+        fips: bool,
     },
     /// Show the mesh at work on this machine, with no cluster, and remove it again
     Demo {
@@ -68,7 +71,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
-        Task::Build { release } => build::everything(release).map(drop),
+        Task::Build {
+            release,
+            fips: true,
+        } => build::fips(release),
+        Task::Build {
+            release,
+            fips: false,
+        } => build::everything(release).map(drop),
         Task::Demo { keep, clean } => demo::run(keep, clean),
         Task::Test { name: Some(name) } => test::one(&name),
         Task::Test { name: None } => test::all(),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use mesh_agent::ca::check_request;
 use mesh_agent::hbone::{
     ConnectRequest, Refusal, TraceParent, TunnelSettings, format_forwarded, parse_forwarded, server,
 };
@@ -154,4 +155,11 @@ pub fn leaf_certificate(data: &[u8]) {
     if let Ok(id) = leaf_identity(data) {
         assert_eq!(id.to_string().parse(), Ok(id));
     }
+}
+
+/// A certificate request, in DER. What is taken is a key and no more: the request
+/// says nothing else that would come into the certificate.
+pub fn certificate_request(data: &[u8]) {
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let _ = check_request(data, &web.parse().expect("an identity"));
 }

@@ -1,6 +1,7 @@
 //! The pods of this node that are in the mesh: enrolling, releasing, and looking
 //! after them. One task at a time changes the fleet; anyone may read it.
 
+mod certify;
 mod enrol;
 mod leave;
 mod mode;
@@ -117,8 +118,7 @@ impl Fleet {
         );
     }
 
-    /// Enrols what could not be before, lets go of pods whose namespace went away,
-    /// and certifies those that had no certificate.
+    /// Enrols what could not be before, and lets go of pods whose namespace went away.
     pub(super) async fn look_after(&self) {
         let world = Arc::clone(&self.shared.generation.load().world);
         for (uid, pod) in self.pods() {
@@ -130,8 +130,6 @@ impl Fleet {
             if !there {
                 tracing::info!(pod = %uid, "the pod's network namespace went away");
                 self.release(&uid).await;
-            } else if pod.credential().is_err() {
-                self.certify(&pod).await;
             }
         }
         let enrolled = self.workloads();
@@ -234,6 +232,8 @@ impl Fleet {
     async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
         let mut waiting = workloads.into_iter();
         let mut running = JoinSet::new();
+        // Once one has no certificate in time, the others would wait as long, in vain.
+        let mut waits = true;
         loop {
             while running.len() < AT_ONCE {
                 let Some(workload) = waiting.next() else {
@@ -248,7 +248,10 @@ impl Fleet {
             }
             match running.join_next().await {
                 None => return,
-                Some(Ok((uid, strict, Ok(pod)))) => self.enrolled(uid, pod, strict).await,
+                Some(Ok((uid, strict, Ok(pod)))) => {
+                    waits &= self.certify(&pod, waits).await;
+                    self.enrolled(uid, pod, strict).await;
+                }
                 Some(Ok((uid, _, Err(refused)))) => self.refused(uid, refused),
                 Some(Err(error)) => tracing::error!(%error, "an enrolment ended unexpectedly"),
             }
@@ -256,7 +259,6 @@ impl Fleet {
     }
 
     async fn enrolled(&self, uid: Arc<str>, pod: Arc<Pod>, strict: bool) {
-        self.certify(&pod).await;
         self.workers.listen(Arc::clone(&pod)).await;
         let before = {
             let mut state = self.lock();
@@ -284,14 +286,5 @@ impl Fleet {
             }
         }
         state.pending.insert(uid, refused);
-    }
-
-    async fn certify(&self, pod: &Pod) {
-        let workload = pod.workload();
-        match self.identities.svids.acquire(&workload.identity).await {
-            Ok(credential) => pod.certify(credential),
-            Err(error) => tracing::error!(pod = %workload.uid, %error,
-                "no certificate: the pod's connections are refused"),
-        }
     }
 }

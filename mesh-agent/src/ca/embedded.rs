@@ -161,6 +161,10 @@ fn tell(store: &TrustStore, trust: Result<TrustUpdate, CaError>, last: &mut Opti
 }
 
 impl CertificateAuthority for EmbeddedCa {
+    fn source(&self, _: &SpiffeId) -> Arc<str> {
+        "embedded CA".into()
+    }
+
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> BoxFuture<'a, Result<Issued, IssueError>> {
         let (authority, requester) = (Arc::clone(&self.authority), self.requester.clone());
         let lifetime = self.lifetime;

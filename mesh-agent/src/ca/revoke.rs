@@ -3,8 +3,7 @@
 //! the next `tend` signs them.
 
 use super::journal::Record;
-use super::revoked::Revoked;
-use super::revoked::{RevokedCertificate, RevokedIdentity};
+use super::revoked::{Revoked, RevokedCertificate, RevokedIdentity, matters};
 use super::stamp::Stamp;
 use super::{Authority, CaError, Reason, journal, tend};
 use crate::identity::SpiffeId;
@@ -87,10 +86,13 @@ impl Authority {
                 return;
             }
             found = true;
-            if record.not_after.time() < now || revoked.has_serial(&record.serial) {
+            let end = record.not_after.time();
+            if !matters(end, now) || revoked.has_serial(&record.serial) {
                 return;
             }
-            serials.push(record.serial.clone());
+            if end >= now {
+                serials.push(record.serial.clone());
+            }
             revoked.certificates.push(RevokedCertificate {
                 serial: record.serial,
                 identity: record.identity,

@@ -3,7 +3,7 @@
 //! agents check are made from it.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -103,9 +103,18 @@ impl Revoked {
         self.certificates.iter().any(|entry| entry.serial == serial)
     }
 
-    /// Forgets certificates that have expired: they are refused for that.
+    /// Forgets certificates that expired too long ago to matter.
     pub(super) fn forget_expired(&mut self, now: SystemTime) {
         self.certificates
-            .retain(|entry| entry.not_after.time() + super::profile::CLOCK_SKEW >= now);
+            .retain(|entry| matters(entry.not_after.time(), now));
     }
+}
+
+/// How long after its end a certificate can be revoked, and stays on its list: a tunnel
+/// outlives the certificate that opened it, and is to be cut all the same.
+const OUTLIVED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Whether revoking a certificate that ends at `not_after` can still cut something.
+pub(super) fn matters(not_after: SystemTime, now: SystemTime) -> bool {
+    not_after + OUTLIVED >= now
 }

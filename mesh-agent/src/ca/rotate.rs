@@ -2,10 +2,10 @@
 //! root in three (prepare, activate, finish), so that everybody trusts the new one
 //! before anybody uses it, and nobody uses the old one when it is dropped.
 
+mod status;
+
 use std::path::Path;
 use std::time::SystemTime;
-
-use serde::Serialize;
 
 use super::import::Fitting;
 use super::journal;
@@ -14,7 +14,8 @@ use super::revoked::Revoked;
 use super::stamp::Stamp;
 use super::state::{IssuerEntry, Kind, Next, PUBLISHED_AHEAD, RootEntry, State};
 use super::{Authority, CaError, disk, import, make, pem};
-use crate::identity::clock::display;
+
+pub use status::RotationStatus;
 
 /// What a step of a rotation did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,32 +25,6 @@ pub struct Step {
     /// When that intermediate begins to sign; `None` when it does already, or
     /// waits for another step.
     pub signs_from: Option<SystemTime>,
-}
-
-/// Where rotations stand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RotationStatus {
-    /// The intermediate that signs: its key identifier in hex.
-    pub active: String,
-    /// End of its validity, RFC 3339.
-    pub active_until: String,
-    /// The root to which it leads.
-    pub root: String,
-    /// Names of all trusted roots.
-    pub roots: Vec<String>,
-    /// Roots whose keys are in the directory.
-    pub keys: Vec<String>,
-    /// What is rotated at the moment: `intermediate` or `root`.
-    pub rotating: Option<&'static str>,
-    /// Roots that are to be dropped by `rotate root finish`.
-    pub retiring: Vec<String>,
-    /// Valid certificates below those.
-    pub in_use: usize,
-    /// End of the last of these, RFC 3339.
-    pub in_use_until: Option<String>,
-    /// What a person does next.
-    pub next_step: String,
 }
 
 impl Authority {
@@ -193,40 +168,6 @@ impl Authority {
             .retain(|issuer| !dropped.contains(&issuer.root));
         locked.commit(&state)?;
         Ok(dropped)
-    }
-
-    /// Where rotations stand, and what comes next.
-    ///
-    /// # Errors
-    /// [`CaError`] when the directory cannot be read.
-    pub fn rotation(&self) -> Result<RotationStatus, CaError> {
-        let locked = self.layout.lock()?;
-        let state = locked.state()?;
-        let (in_use, until) = in_use(&locked, &state, self.clock.now())?;
-        let signer = self.signer(&locked, &state)?;
-        let mut keys = Vec::new();
-        for root in &state.roots {
-            if disk::exists(&locked.root_key(&root.name))? {
-                keys.push(root.name.clone());
-            }
-        }
-        Ok(RotationStatus {
-            active_until: display(signer.not_after()),
-            root: state.active_root().to_owned(),
-            roots: state.roots.iter().map(|root| root.name.clone()).collect(),
-            keys,
-            rotating: match state.next.as_ref().map(|next| next.kind) {
-                Some(Kind::Intermediate) => Some("intermediate"),
-                Some(Kind::Root) => Some("root"),
-                None if !state.retiring.is_empty() => Some("root"),
-                None => None,
-            },
-            next_step: next_step(&state, until),
-            retiring: state.retiring,
-            active: state.active,
-            in_use,
-            in_use_until: until.map(|until| display(until.time())),
-        })
     }
 
     /// Lets an intermediate sign that has been published for long enough.
@@ -393,24 +334,6 @@ fn under_way(state: &State) -> CaError {
             what: "root",
             cure: "end it with `mesh-agent ca rotate root finish`",
         },
-    }
-}
-
-fn next_step(state: &State, in_use_until: Option<Stamp>) -> String {
-    match (&state.next, in_use_until) {
-        (Some(next), _) if next.kind == Kind::Root => {
-            "mesh-agent ca rotate root activate, once all agents know the new root".into()
-        }
-        (Some(next), _) => format!(
-            "none: the new intermediate signs from {}",
-            display(next.published.time() + PUBLISHED_AHEAD)
-        ),
-        (None, Some(until)) => format!(
-            "mesh-agent ca rotate root finish, after {}",
-            display(until.time())
-        ),
-        (None, None) if !state.retiring.is_empty() => "mesh-agent ca rotate root finish".into(),
-        (None, None) => "none".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::authority::read_list;
 use super::layout::Locked;
-use super::revoked::Revoked;
+use super::revoked::{Revoked, matters};
 use super::signer::Signer;
 use super::stamp::Stamp;
 use super::state::{Kind, Next, State};
@@ -116,13 +116,14 @@ fn publish_one(
     Ok(true)
 }
 
-/// Removes intermediates that no longer sign and whose certificates have expired.
+/// Removes intermediates that no longer sign and whose certificates expired long ago.
 fn retire(locked: &Locked<'_>, state: &mut State, now: SystemTime) -> Result<(), CaError> {
     let before = state.issuers.len();
     state.issuers.retain(|issuer| {
+        // Until then its list can still cut what outlived its certificates.
         issuer
             .last_not_after
-            .is_none_or(|last| now <= last.time() + profile::CLOCK_SKEW)
+            .is_none_or(|last| matters(last.time(), now))
     });
     if state.issuers.len() == before {
         return Ok(());

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::ca::CaError;
 use crate::identity::{Clock, SystemClock};
 use crate::tls::fill_random;
 use file::Stamp;
@@ -76,6 +77,9 @@ pub enum TokenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file could not be written.
+    #[error(transparent)]
+    Write(#[from] CaError),
     /// Others could write the file, and so make themselves any node.
     #[error(
         "{path} can be written by others (mode {mode:04o}, owner {owner}): run chmod 600 and chown it to the user of this process"

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::CommonState;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{X509Certificate, X509Extension};
 use x509_parser::time::ASN1Time;
 
 use super::{IdentityError, KeyId, SpiffeId};
@@ -164,15 +164,19 @@ pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
 
 /// The key identifier of the issuer, where the certificate names it.
 pub(crate) fn issuer(certificate: &X509Certificate<'_>) -> Option<KeyId> {
-    certificate
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(authority) => {
-                Some(KeyId::new(authority.key_identifier.as_ref()?.0))
-            }
-            _ => None,
-        })
+    authority_key(certificate.extensions())
+}
+
+/// The key identifier of the issuer of a certificate or a revocation list with these
+/// extensions.
+pub(crate) fn authority_key(extensions: &[X509Extension<'_>]) -> Option<KeyId> {
+    let mut parsed = extensions.iter().map(X509Extension::parsed_extension);
+    parsed.find_map(|extension| match extension {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            Some(KeyId::new(authority.key_identifier.as_ref()?.0))
+        }
+        _ => None,
+    })
 }
 
 /// Parses a certificate and nothing behind it.
@@ -236,6 +240,11 @@ fn names_in<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Pe
             _ => None,
         })
         .collect()
+}
+
+/// End of a DER-encoded certificate's validity.
+pub(crate) fn end(der: &[u8]) -> Result<SystemTime, PeerIdentityError> {
+    system_time(parse(der)?.validity().not_after)
 }
 
 /// The subject of a certificate and the end of its validity.

@@ -11,7 +11,7 @@ use super::leaf;
 pub enum PemError {
     /// The text is no PEM.
     #[error("it is not PEM: {0}")]
-    NotPem(String),
+    NotPem(&'static str),
     /// Nothing of the kind that was looked for.
     #[error("it holds no {0} in PEM")]
     Empty(&'static str),
@@ -109,6 +109,17 @@ fn malformed(part: usize, expected: &'static str) -> PemError {
     PemError::Malformed { part, expected }
 }
 
+/// What the PEM reader means. Its own words quote the text, as a list of numbers.
+fn why(error: &rustls::pki_types::pem::Error) -> &'static str {
+    use rustls::pki_types::pem::Error as E;
+    match error {
+        E::MissingSectionEnd { .. } => "a part has a BEGIN line and no END line",
+        E::IllegalSectionStart { .. } => "a BEGIN line is not whole",
+        E::Base64Decode(_) => "between a BEGIN and its END line is something else than base64",
+        _ => "it cannot be read",
+    }
+}
+
 /// The parts of a text, which must all be of one kind, with their places.
 fn sections(
     text: &[u8],
@@ -117,7 +128,7 @@ fn sections(
 ) -> Result<Vec<(usize, Vec<u8>)>, PemError> {
     let mut found = Vec::new();
     for (index, section) in <(SectionKind, Vec<u8>)>::pem_slice_iter(text).enumerate() {
-        let (is, der) = section.map_err(|error| PemError::NotPem(error.to_string()))?;
+        let (is, der) = section.map_err(|error| PemError::NotPem(why(&error)))?;
         if is == kind {
             found.push((index + 1, der));
             continue;

@@ -97,18 +97,19 @@ impl Failure {
     }
 }
 
-/// Closes the account of a connection that was carried.
+/// Closes the account of a connection that was carried. One that was cut may see its
+/// tunnel go first, which is cut right after it: what counts is why it was cut.
 pub(super) fn outcome(end: RelayEnd, record: Connection) {
-    match end.cause {
-        RelayCause::Finished => record.finish(Outcome::Ok),
-        RelayCause::AppReset => record.finish(Outcome::Failed(Reason::AppReset)),
-        RelayCause::PeerReset => record.finish(Outcome::Failed(Reason::PeerReset)),
-        RelayCause::TunnelLost => record.finish(Outcome::Failed(Reason::TunnelLost)),
-        RelayCause::Cut => {
-            let cut = cut(&record);
-            record.finish(cut);
+    match (end.cause, record.cut_reason()) {
+        (RelayCause::Finished, _) => record.finish(Outcome::Ok),
+        (_, Some(reason)) => record.finish(Outcome::Cut(reason)),
+        (RelayCause::Cut, None) => record.finish(Outcome::Cut(Reason::Shutdown)),
+        (RelayCause::AppReset, None) => record.finish(Outcome::Failed(Reason::AppReset)),
+        (RelayCause::PeerReset, None) => record.finish(Outcome::Failed(Reason::PeerReset)),
+        (RelayCause::TunnelLost, None) => record.finish(Outcome::Failed(Reason::TunnelLost)),
+        (RelayCause::Io(error), None) => {
+            record.finish_with(Outcome::Failed(Reason::PeerReset), error);
         }
-        RelayCause::Io(error) => record.finish_with(Outcome::Failed(Reason::PeerReset), error),
     }
 }
 

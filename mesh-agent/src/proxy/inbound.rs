@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -16,10 +17,11 @@ use crate::addr::{ClientAddr, HBONE_PORT};
 use crate::hbone::{
     ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
 };
+use crate::identity::TrustStore;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason};
 use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
-use crate::tls::{self, Secured, Session};
+use crate::tls::{self, HandshakeFailure, Secured, Session};
 
 /// Who is at the other end of a tunnel, as its handshake settled it.
 struct Tunnel {
@@ -100,7 +102,8 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
             Ok(()) = settings.changed(), if !last_call => last_call = true,
             // The streams were cut before this was told, each with its reason.
             Ok(()) = judged.changed() => {
-                if tunnel.session.confirm(&shared.trust.current()).is_err() {
+                let now = SystemTime::now();
+                if tunnel.session.confirm(&shared.trust.current(), now).is_err() {
                     return;
                 }
             }
@@ -174,10 +177,13 @@ async fn connect(
     }
     let client = client(request, tunnel.peer);
     record.set_client(client.0);
+    // A tunnel goes on when the pod's certificate has expired; it takes nothing new on.
+    let credential = tunnel.pod.credential();
+    credential
+        .and_then(|credential| credential.usable())
+        .map_err(|error| (Refusal::Unavailable, Failure::from(error)))?;
     let shared = &tunnel.worker.shared;
-    tunnel
-        .session
-        .confirm(&shared.trust.current())
+    still_holds(&tunnel.session, &shared.trust)
         .map_err(|failure| (Refusal::Unauthorized, Failure::from(failure)))?;
     let generation = shared.generation.load();
     let world = &generation.world;
@@ -199,6 +205,17 @@ async fn connect(
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await
         .map_err(|error| (Refusal::Unavailable, app_failure(error)))
+}
+
+/// A peer is asked for no more than its tunnel has shown, unless that no longer holds: a
+/// certificate that was stolen is not to be good for ever in a tunnel that is kept open.
+fn still_holds(session: &Session, trust: &TrustStore) -> Result<(), HandshakeFailure> {
+    let now = SystemTime::now();
+    session.confirm(&trust.current(), now)?;
+    match session.has_expired(now) {
+        true => Err(HandshakeFailure::Expired),
+        false => Ok(()),
+    }
 }
 
 /// Only the address that the tunnel itself was opened to, and none of the

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{Shared, Workers};
 use crate::identity::Trust;
@@ -23,10 +24,10 @@ pub async fn judge(shared: &Shared, workers: &Workers) -> usize {
 
 /// Looks at each tunnel once, however many connections it carries.
 fn cut_connections(shared: &Shared, trust: &Trust) -> usize {
-    let mut looked_at = HashMap::new();
+    let (now, mut looked_at) = (SystemTime::now(), HashMap::new());
     shared.observer.cut_judged(|connection| {
         let session = connection.session()?;
-        let look = |session: &Arc<Session>| session.confirm(trust).err().map(reason);
+        let look = |session: &Arc<Session>| session.confirm(trust, now).err().map(reason);
         looked_at
             .entry(Arc::as_ptr(&session))
             // Holding it keeps its address from being another's.

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::Pod;
 use super::dial::{self, TunnelError};
@@ -47,9 +48,12 @@ impl Tunnels {
         permit: &TunnelPermit,
         request: &ConnectRequest,
     ) -> Result<TunnelStream, Failure> {
+        let credential = pod.credential()?;
+        // A tunnel goes on when the pod's certificate has expired; it takes nothing new on.
+        credential.usable()?;
         let key = Key {
             epoch: pod.epoch(),
-            certificate: pod.credential()?.generation(),
+            certificate: credential.generation(),
             to: request.destination.ip(),
             expected: permit.expected().clone(),
         };
@@ -68,7 +72,7 @@ impl Tunnels {
             .map_err(failure)?;
         // Trust may have changed between the handshake and the tunnel's place in the pool.
         if let Some(session) = stream.session() {
-            session.confirm(&trust.current())?;
+            session.confirm(&trust.current(), SystemTime::now())?;
         }
         Ok(stream)
     }
@@ -82,8 +86,9 @@ impl Tunnels {
 
     /// Cuts the tunnels to peers whom `trust` no longer supports.
     pub(super) fn judge(&self, trust: &Trust) {
+        let now = SystemTime::now();
         self.pool
-            .retain_sessions(|session| session.confirm(trust).is_ok());
+            .retain_sessions(|session| session.confirm(trust, now).is_ok());
     }
 
     /// Takes all tunnels out of use; completes once the last has carried its

@@ -51,17 +51,20 @@ pub(super) fn judge(
     let certificate = leaf::parse(presented.leaf)?;
     let peer = who(measure, &certificate)?;
     let domain = peer.trust_domain();
-    let roots = match measure.own_roots {
-        Some(roots) if domain == measure.own => Some(roots),
-        _ => measure.trust.anchors(domain).map(AsRef::as_ref),
-    };
-    let Some(roots) = roots else {
+    let told = measure.trust.anchors(domain).map(AsRef::as_ref);
+    let brought = measure.own_roots.filter(|_| domain == measure.own);
+    let Some(roots) = brought.or(told) else {
         return Err(HandshakeFailure::ForeignTrustDomain {
             ours: measure.own.clone(),
             presented: peer,
         });
     };
+    // What an authority revokes says nothing of certificates that are none of its own,
+    // for which the roots that came with ours vouch.
+    let vouches = |told| chain(measure, presented, told, &[], now).is_ok();
+    let is_its_own = brought.is_none() || told.is_some_and(vouches);
     let lists = measure.trust.lists(domain).map(AsRef::as_ref);
+    let lists = lists.filter(|_| is_its_own);
     let of_issuer = candidates(lists, leaf::issuer(&certificate).as_ref());
     chain(measure, presented, roots, &of_issuer, now).map_err(|error| {
         let revoked = || leaf::serial(&certificate);

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use rustls::CommonState;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -12,7 +13,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use super::judge::Presented;
 use super::verify::{Grounds, Verifier};
 use super::{ALPN, HandshakeFailure, Role, provider};
-use crate::identity::{PeerIdentityError, SpiffeId, Trust};
+use crate::identity::{PeerIdentityError, SpiffeId, Trust, leaf};
 
 /// What a handshake agreed on, for logs and policy. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ struct Evidence {
     role: Role,
     expected: Option<SpiffeId>,
     at: UnixTime,
+    /// End of the peer's certificate.
+    not_after: SystemTime,
     grounds: Arc<Grounds>,
     algorithms: WebPkiSupportedAlgorithms,
     /// Number of the trust under which it was last found to hold.
@@ -53,6 +56,8 @@ impl Session {
         else {
             return Err(PeerIdentityError::NoCertificate.into());
         };
+        let leaf = chain.first().ok_or(PeerIdentityError::NoCertificate)?;
+        let not_after = leaf::end(leaf)?;
         Ok(Self {
             peer: proof.peer.clone(),
             version: provider::version_name(connection.protocol_version()),
@@ -62,6 +67,7 @@ impl Session {
                 role,
                 expected: verifier.expected().cloned(),
                 at: proof.at,
+                not_after,
                 grounds: Arc::clone(verifier.grounds()),
                 algorithms: verifier.algorithms(),
                 holds_under: AtomicU64::new(proof.trust),
@@ -69,17 +75,23 @@ impl Session {
         })
     }
 
+    /// Whether the peer's certificate has ended by `now`. What it opened goes on, and
+    /// it is good for nothing new.
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        self.evidence.not_after < now
+    }
+
     /// [`Self::still_trusted`], looked up where `trust` is what it was last found to
     /// hold under: cheap enough for every stream.
     ///
     /// # Errors
     /// Why the tunnel must end.
-    pub fn confirm(&self, trust: &Trust) -> Result<(), HandshakeFailure> {
+    pub fn confirm(&self, trust: &Trust, now: SystemTime) -> Result<(), HandshakeFailure> {
         let holds_under = &self.evidence.holds_under;
         if holds_under.load(Ordering::Relaxed) == trust.number() {
             return Ok(());
         }
-        self.still_trusted(trust)?;
+        self.still_trusted(trust, now)?;
         holds_under.store(trust.number(), Ordering::Relaxed);
         Ok(())
     }
@@ -88,13 +100,15 @@ impl Session {
     /// trusted, a root vouches for its certificate, no list has revoked it, and it
     /// proves the same identity. It is judged at the time of the handshake, since a
     /// tunnel outlives its certificate. That nothing can be known of its revocation
-    /// any more is no reason to cut: it was known in the handshake.
+    /// any more is no reason to cut: it was known in the handshake. Nor is it that a
+    /// root left which vouched for a certificate that has ended by `now`: that is how a
+    /// root is replaced in good order. One that leaves before is one to distrust.
     ///
     /// Two signatures are checked, so run it when trust changed, not per request.
     ///
     /// # Errors
     /// Why the tunnel must end.
-    pub fn still_trusted(&self, trust: &Trust) -> Result<(), HandshakeFailure> {
+    pub fn still_trusted(&self, trust: &Trust, now: SystemTime) -> Result<(), HandshakeFailure> {
         let evidence = &*self.evidence;
         let Some((leaf, intermediates)) = evidence.chain.split_first() else {
             return Err(PeerIdentityError::NoCertificate.into());
@@ -118,6 +132,7 @@ impl Session {
                 presented,
             }),
             Err(HandshakeFailure::RevocationUnknown { .. }) => Ok(()),
+            Err(HandshakeFailure::UntrustedRoot) if self.has_expired(now) => Ok(()),
             Err(failure) => Err(failure),
         }
     }

@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::pod::{Pod, PodSpec};
-use super::{NodeCgroups, World};
+use super::{NodeCgroups, World, write_object};
 use crate::process::own_program;
 use crate::report;
 use crate::wait::{patience, until};
@@ -32,8 +32,10 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     config: PathBuf,
+    state: PathBuf,
     agents: Mutex<Vec<Agent>>,
     options: Mutex<Vec<String>>,
+    log_filter: Mutex<Option<String>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
 }
@@ -52,9 +54,11 @@ impl Node {
         Ok(Self {
             name: name.to_owned(),
             config: world.config(),
+            state: world.folder.path.join("state"),
             folder,
             agents: Mutex::default(),
             options: Mutex::default(),
+            log_filter: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
         })
@@ -117,6 +121,42 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Makes the node another mesh's: an empty configuration, which [`Node::write`] fills,
+    /// and a state folder of its own. For agents that are started after this.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn secede(&mut self) -> Result<()> {
+        self.config = self.folder.join("config");
+        self.state = self.folder.join("state");
+        fs::create_dir(&self.config)?;
+        fs::create_dir(&self.state)?;
+        Ok(())
+    }
+
+    /// Writes `FILE.yaml` into the configuration that this node reads, at once or not at all.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn write(&self, file: &str, yaml: &str) -> Result<()> {
+        write_object(&self.config, file, yaml)
+    }
+
+    /// The folder in which the node's embedded authority keeps its root.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Has agents that are started from now on log what this filter (`RUST_LOG`) lets through.
+    pub fn set_log(&self, filter: &str) {
+        let mut own = self
+            .log_filter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *own = Some(filter.to_owned());
     }
 
     /// Gives further options of `mesh-agent run` to agents that are started from now on.
@@ -281,13 +321,19 @@ impl Node {
             .arg(self.pin_dir())
             .arg("--run-dir")
             .arg(self.run_dir())
-            .arg("--state-dir")
-            .arg(self.world.folder.path.join("state"))
             .args(["--admin", &admin.to_string()])
-            .args(&*self.options.lock().unwrap_or_else(PoisonError::into_inner))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        command.args(&*options);
+        if !options.iter().any(|option| option == "--state-dir") {
+            command.arg("--state-dir").arg(&self.state);
+        }
+        let filter = self.log_filter.lock();
+        if let Some(filter) = &*filter.unwrap_or_else(PoisonError::into_inner) {
+            command.env("RUST_LOG", filter);
+        }
         let procs = self.cgroups.agent.procs()?;
         // SAFETY: the closure runs between fork and exec. It calls write(2) on a descriptor
         // opened beforehand: async-signal-safe, no allocation, no lock.
@@ -346,7 +392,7 @@ fn agent_binary() -> Result<PathBuf> {
 
 /// A port on a loopback address of its own. Of `127.0.0.1` alone, the kernel may hand out a
 /// port that is free at this moment twice, and one test then asks another's agent.
-fn free_port() -> Result<SocketAddr> {
+pub(super) fn free_port() -> Result<SocketAddr> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // 127.0.0.0/16 is left to others; neighbouring processes are 64 addresses apart.
     let next = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -50,9 +50,14 @@ pub(super) fn pod(
         namespace,
         service_account,
         labels,
+        annotations,
         ..
     } = spec;
     let labels: String = labels
+        .iter()
+        .map(|(key, value)| format!("\n    {key}: {value:?}"))
+        .collect();
+    let annotations: String = annotations
         .iter()
         .map(|(key, value)| format!("\n    {key}: {value:?}"))
         .collect();
@@ -65,7 +70,7 @@ metadata:
   labels:{labels}
   annotations:
     isthmus.dev/netns: {netns}
-    isthmus.dev/cgroup: {cgroup}
+    isthmus.dev/cgroup: {cgroup}{annotations}
 spec:
   nodeName: {node}
   serviceAccountName: {service_account}

@@ -27,6 +27,7 @@ pub struct PodSpec {
     pub(super) namespace: String,
     pub(super) service_account: String,
     pub(super) labels: Vec<(String, String)>,
+    pub(super) annotations: Vec<(String, String)>,
     addresses: Option<Vec<IpAddr>>,
     families: Families,
     configured: bool,
@@ -47,6 +48,7 @@ impl PodSpec {
             namespace: "default".to_owned(),
             service_account: name.to_owned(),
             labels: vec![("app".to_owned(), name.to_owned())],
+            annotations: Vec::new(),
             addresses: None,
             families: Families::Both,
             configured: true,
@@ -71,6 +73,13 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With one more annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -175,11 +184,19 @@ impl Pod {
     /// # Errors
     /// Fails for a client outside the mesh.
     pub fn yaml(&self) -> Result<String> {
+        self.yaml_with(|spec| spec)
+    }
+
+    /// The pod as an object that says otherwise of it, as another mesh's configuration does.
+    ///
+    /// # Errors
+    /// Fails for a client outside the mesh.
+    pub fn yaml_with(&self, change: impl FnOnce(PodSpec) -> PodSpec) -> Result<String> {
         let Some(node) = &self.node else {
             bail!("{} is outside the mesh", self.spec.name)
         };
         Ok(objects::pod(
-            &self.spec,
+            &change(self.spec.clone()),
             node,
             &self.addresses,
             &self.netns.path().display().to_string(),

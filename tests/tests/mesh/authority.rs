@@ -77,8 +77,11 @@ impl Folder {
         self.write("above.pem", above)?;
         let mut lists = String::new();
         for issuer in fs::read_dir(self.0.join("ca/issuers"))? {
-            // One that was being written when its process was killed has none.
-            lists += &fs::read_to_string(issuer?.path().join("crl.pem")).unwrap_or_default();
+            let issuer = issuer?;
+            // What a killed rotation left half made, for the next to remove.
+            if issuer.file_name() != "new" {
+                lists += &fs::read_to_string(issuer.path().join("crl.pem"))?;
+            }
         }
         self.write("lists.pem", &lists)
     }

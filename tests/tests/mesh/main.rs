@@ -1,6 +1,7 @@
 //! The privileged tests: real kernel, real agent, real servers. They need root and run by
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
+mod abroad;
 mod apps;
 mod asked;
 mod authority;
@@ -14,6 +15,7 @@ mod clients;
 mod demo;
 mod endings;
 mod fastopen;
+mod file_certificates;
 mod floods;
 mod foreign;
 mod guard;
@@ -32,10 +34,18 @@ mod outbound;
 mod pair;
 mod postgres;
 mod reborn;
+mod remote;
+mod remote_authority;
 mod restart;
+mod revocation;
+mod root_rotation;
+mod secrets;
 mod services;
 mod slice;
+mod stale_lists;
 mod strict;
+mod tls_settings;
+mod trust_domains;
 mod untouched;
 mod wire;
 mod wire_peer;

@@ -255,7 +255,11 @@ fn tls_12_is_refused() -> Result<()> {
         let arguments = ["s_client", "-connect", &at, "-alpn", "h2", "-cert", &file];
         let seen = target.client.run(
             "openssl",
-            &[&arguments[..], &["-key", &file, version]].concat(),
+            &[
+                &arguments[..],
+                &["-cert_chain", &file, "-key", &file, version],
+            ]
+            .concat(),
         )?;
         let said = format!("{}{}", seen.stdout, seen.stderr);
         ensure!(
@@ -267,7 +271,7 @@ fn tls_12_is_refused() -> Result<()> {
             "{version}: {said}"
         );
     }
-    target.wait_reason("TLS_HANDSHAKE", "TLS 1.3")
+    target.wait_reason("TLS_HANDSHAKE", "TLS settings have no version")
 }
 
 /// Plain HTTP/2, without TLS, is no way in either.
@@ -288,7 +292,7 @@ fn plaintext_on_the_tunnel_port_is_refused() -> Result<()> {
 
 /// Presents one certificate, or none.
 #[derive(Debug)]
-struct Fixed(Option<Arc<CertifiedKey>>);
+pub(crate) struct Fixed(pub(crate) Option<Arc<CertifiedKey>>);
 
 impl ResolvesClientCert for Fixed {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpStream as StdStream};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -31,7 +32,12 @@ pub(crate) struct Peer {
 impl Peer {
     /// Call it when an agent has started, so that the authority is there.
     pub(crate) fn new(mesh: &Mesh) -> Result<Self> {
-        let authority = EmbeddedCa::open(&mesh.state(), &TrustDomain::new("cluster.local")?)?;
+        Self::certified_in(&mesh.state())
+    }
+
+    /// By the authority in `STATE/ca`, under the roots that it has now.
+    pub(crate) fn certified_in(state: &Path) -> Result<Self> {
+        let authority = EmbeddedCa::open(state, &TrustDomain::new("cluster.local")?)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

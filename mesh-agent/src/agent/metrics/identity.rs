@@ -4,42 +4,24 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::authority::Identities;
-use crate::identity::RevocationStatus;
+use crate::identity::{RevocationStatus, SvidInfo};
 use crate::observe::{Registry, Sample};
 
 /// Puts the node's certificates and trust into `registry`.
 pub(super) fn register(registry: &Registry, identities: &Arc<Identities>) {
-    let here = Arc::downgrade(identities);
-    registry.gauge_at_scrape(
+    each_certificate(
+        registry,
+        identities,
         "isthmus_certificate_seconds_to_expiry",
         "Seconds until the identity's certificate expires and its pods' connections are refused",
-        move || {
-            let Some(identities) = here.upgrade() else {
-                return Vec::new();
-            };
-            let all = identities.svids.list().into_iter();
-            all.map(|svid| Sample {
-                labels: vec![("identity", svid.id.to_string())],
-                value: svid.left.as_secs_f64(),
-            })
-            .collect()
-        },
+        |svid| svid.left.as_secs_f64(),
     );
-    let here = Arc::downgrade(identities);
-    registry.gauge_at_scrape(
+    each_certificate(
+        registry,
+        identities,
         "isthmus_certificate_failed_renewals",
         "Attempts at renewing the identity's certificate that failed since the last success",
-        move || {
-            let Some(identities) = here.upgrade() else {
-                return Vec::new();
-            };
-            let all = identities.svids.list().into_iter();
-            all.map(|svid| Sample {
-                labels: vec![("identity", svid.id.to_string())],
-                value: f64::from(svid.attempts),
-            })
-            .collect()
-        },
+        |svid| f64::from(svid.attempts),
     );
     let here = Arc::downgrade(identities);
     registry.gauge_at_scrape(
@@ -66,4 +48,24 @@ pub(super) fn register(registry: &Registry, identities: &Arc<Identities>) {
                 .collect()
         },
     );
+}
+
+fn each_certificate(
+    registry: &Registry,
+    identities: &Arc<Identities>,
+    name: &'static str,
+    help: &'static str,
+    value: fn(&SvidInfo) -> f64,
+) {
+    let here = Arc::downgrade(identities);
+    registry.gauge_at_scrape(name, help, move || {
+        let Some(identities) = here.upgrade() else {
+            return Vec::new();
+        };
+        let sample = |svid: SvidInfo| Sample {
+            labels: vec![("identity", svid.id.to_string())],
+            value: value(&svid),
+        };
+        identities.svids.list().into_iter().map(sample).collect()
+    });
 }

@@ -2,14 +2,15 @@
 //! authority is away trusts whom it trusted, and can still check the authority itself
 //! after its roots were exchanged. Read and written by [`super::follow`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ca::api::TrustMessage;
+use crate::ca::{CaError, disk};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +29,8 @@ pub(super) enum SavedError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error(transparent)]
+    Write(#[from] CaError),
     #[error(
         "{path} can be written by others (mode {mode:04o}, owner {owner}): remove it, the authority tells it again"
     )]
@@ -77,31 +80,8 @@ pub(super) fn write(
         path: path.clone(),
         source,
     })?;
-    let dir = state_dir.join("trust");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(failed("create", &dir))?;
-    let new = dir.join("own.json.new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("remove", &new)(error));
-        }
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(failed("create", &new))?;
-    file.write_all(&text).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, &path).map_err(failed("rename", &new))?;
-    File::open(&dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed("sync", &dir))
+    disk::make_dir(&state_dir.join("trust"))?;
+    Ok(disk::replace(&path, &text, 0o600)?)
 }
 
 fn path(state_dir: &Path) -> PathBuf {

@@ -1,12 +1,13 @@
 //! The file of node tokens on disk: replaced as a whole, under a lock, and believed
 //! only when nobody else could have written it.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Entry, TokenError};
+use crate::ca::disk;
 
 /// Longest file that is read: room for some tens of thousands of tokens.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -75,16 +76,7 @@ pub(super) fn read(path: &Path) -> Result<Contents, TokenError> {
 
 /// Held by who changes the file, until dropped. The kernel drops it if the process dies.
 pub(super) fn lock(path: &Path) -> Result<File, TokenError> {
-    let path = beside(path, ".lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    file.lock().map_err(failed("lock", &path))?;
-    Ok(file)
+    Ok(disk::lock(&beside(path, ".lock"))?)
 }
 
 /// Puts `entries` in the file's place, synced: a crash leaves the old or the new.
@@ -94,28 +86,7 @@ pub(super) fn replace(path: &Path, entries: &[Entry]) -> Result<(), TokenError> 
         source,
     })?;
     text.push(b'\n');
-    let new = beside(path, ".new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("remove", &new)(error));
-        }
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(failed("create", &new))?;
-    file.write_all(&text).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, path).map_err(failed("rename", &new))?;
-    match path.parent() {
-        Some(dir) => File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("sync", dir)),
-        None => Ok(()),
-    }
+    Ok(disk::replace(path, &text, 0o600)?)
 }
 
 impl Stamp {

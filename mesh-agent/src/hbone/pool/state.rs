@@ -140,7 +140,7 @@ where
         let mut entries = self.entries.borrow_mut();
         for entry in entries.values_mut() {
             entry.tunnels.retain(|tunnel| {
-                let kept = tunnel.client.session().is_none_or(|session| keep(session));
+                let kept = tunnel.client.session().is_none_or(&mut keep);
                 if !kept {
                     tunnel.abort();
                 }

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
-use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 use x509_parser::time::ASN1Time;
 
@@ -136,16 +135,7 @@ impl List {
         // The verifier's own reader keeps neither the times nor the issuer's key.
         let (_, parsed) = CertificateRevocationList::from_der(der)
             .map_err(|_| "not a certificate revocation list in DER".to_owned())?;
-        let issuer =
-            parsed
-                .extensions()
-                .iter()
-                .find_map(|extension| match extension.parsed_extension() {
-                    ParsedExtension::AuthorityKeyIdentifier(authority) => {
-                        Some(KeyId::new(authority.key_identifier.as_ref()?.0))
-                    }
-                    _ => None,
-                });
+        let issuer = crate::identity::leaf::authority_key(parsed.extensions());
         Ok(Self {
             crl: crl.into(),
             issuer,

@@ -121,7 +121,7 @@ async fn a_certificate_may_bring_the_roots_of_its_own_domain() {
         .await
         .unwrap();
     assert_eq!(session.peer, id("web"));
-    session.still_trusted(&trust.current()).unwrap();
+    session.still_trusted(&trust.current(), epoch()).unwrap();
     let failure = RawClient::with(other.identity(&id("web")))
         .handshake_with(&db)
         .await;
@@ -130,4 +130,46 @@ async fn a_certificate_may_bring_the_roots_of_its_own_domain() {
     let friend = of("two", "web");
     let client = RawClient::with(foreign_ca.identity(&friend));
     assert_eq!(client.handshake_with(&db).await.unwrap().peer, friend);
+}
+
+#[tokio::test]
+async fn lists_of_the_authority_say_nothing_of_other_roots_that_a_certificate_brought() {
+    let (files, authority) = (TestCa::new("cluster.local"), TestCa::new("cluster.local"));
+    let trust = trusting(&authority);
+    let revoked = authority.identity(&id("web"));
+    let serial = crate::identity::fixtures::serial(&revoked.chain[0]);
+    let list = authority.list(&[&serial], epoch() + HOUR);
+    trust.set_own(authority.news(Revocation::Lists(vec![list])));
+    // Roots of its own, and the authority's beside them.
+    for (bundle, vouched) in [
+        (files.bundle(), false),
+        (files.bundle_with(&authority), true),
+    ] {
+        let issued = Issued {
+            bundle: Some(bundle),
+            ..files.issue_valid(&id("db"), epoch(), epoch() + DAY)
+        };
+        let db = acquire(issued, epoch(), Arc::clone(&trust))
+            .await
+            .credential;
+        let session = RawClient::with(files.identity(&id("web")))
+            .handshake_with(&db)
+            .await
+            .unwrap();
+        session.still_trusted(&trust.current(), epoch()).unwrap();
+        // The authority's own are still what its lists say.
+        let client = RawClient::with(authority.identity(&id("web")));
+        assert_eq!(client.handshake_with(&db).await.is_ok(), vouched);
+    }
+    let issued = Issued {
+        bundle: Some(files.bundle_with(&authority)),
+        ..files.issue_valid(&id("db"), epoch(), epoch() + DAY)
+    };
+    let db = acquire(issued, epoch(), Arc::clone(&trust)).await;
+    let failure = RawClient::with(revoked)
+        .handshake_with(&db.credential)
+        .await
+        .expect_err("took who was revoked");
+    let is_revoked = matches!(failure, HandshakeFailure::Revoked { .. });
+    assert!(is_revoked, "{failure:?}");
 }

@@ -82,9 +82,11 @@ async fn a_client_is_the_one_workload_whose_name_it_has() {
     );
 
     // A live tunnel goes with the name it was proven by.
-    session.still_trusted(&trust.current()).unwrap();
+    session.still_trusted(&trust.current(), epoch()).unwrap();
     named(&trust, &[("cart", "web.apps.local")]);
-    let cut = session.still_trusted(&trust.current()).unwrap_err();
+    let cut = session
+        .still_trusted(&trust.current(), epoch())
+        .unwrap_err();
     let other = matches!(&cut, HandshakeFailure::WrongIdentity { presented, .. } if *presented == id("cart"));
     assert!(other, "{cut}");
 }

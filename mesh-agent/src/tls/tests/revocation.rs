@@ -91,7 +91,7 @@ async fn the_revoked_are_refused_from_the_next_handshake_on_and_told_so() {
     scene.lists(vec![scene.list(true)]);
     scene.revoked().await;
     for (session, of) in sessions.iter().zip(&scene.serials) {
-        let cut = session.still_trusted(&scene.trust.current());
+        let cut = session.still_trusted(&scene.trust.current(), epoch());
         let revoked = matches!(&cut, Err(HandshakeFailure::Revoked { serial, .. }) if serial == of);
         assert!(revoked, "{cut:?}");
     }
@@ -129,7 +129,9 @@ async fn a_list_past_its_time_is_the_policys_matter_and_revokes_all_the_same() {
         .await;
     // Nothing that lives is cut for it.
     for session in &sessions {
-        session.still_trusted(&scene.trust.current()).unwrap();
+        session
+            .still_trusted(&scene.trust.current(), epoch())
+            .unwrap();
     }
     scene.trust.set_stale(StaleLists::Allow);
     scene.fine().await;

@@ -40,11 +40,11 @@ async fn roots_change_without_one_failed_handshake() {
                     assert_eq!(accepted.unwrap().peer, *client.id());
                     let session = connected.unwrap();
                     assert_eq!(session.peer, *server.id());
-                    session.still_trusted(&trust.current()).unwrap();
+                    session.still_trusted(&trust.current(), epoch()).unwrap();
                 }
             }
         }
-        tunnel.still_trusted(&trust.current()).unwrap();
+        tunnel.still_trusted(&trust.current(), epoch()).unwrap();
     }
 
     // The old one is dropped: only what the new one signed counts, at once.
@@ -61,11 +61,16 @@ async fn roots_change_without_one_failed_handshake() {
         let (_, connected) = handshake(web, &after[1], &id("web")).await;
         assert_eq!(connected.is_ok(), fine);
     }
-    let cut = tunnel.still_trusted(&trust.current());
+    let cut = tunnel.still_trusted(&trust.current(), epoch());
     assert!(
         matches!(cut, Err(HandshakeFailure::UntrustedRoot)),
         "{cut:?}"
     );
+    // Dropped after its certificates had ended, as is right, it takes nothing along.
+    assert!(!tunnel.has_expired(epoch()) && tunnel.has_expired(epoch() + 2 * DAY));
+    tunnel
+        .still_trusted(&trust.current(), epoch() + 2 * DAY)
+        .unwrap();
 }
 
 #[tokio::test]
@@ -98,5 +103,5 @@ async fn a_tunnel_outlives_its_certificate() {
     let client = RawClient::with(ca.sign(params));
     let session = client.handshake_with(&db).await.unwrap();
     // The machine's own clock says another time than the test's altogether.
-    session.still_trusted(&trust.current()).unwrap();
+    session.still_trusted(&trust.current(), epoch()).unwrap();
 }

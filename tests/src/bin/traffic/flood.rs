@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Go on until SIGTERM instead, and tell of the progress: `right N` and `failed N`, now and then
     #[arg(long, conflicts_with_all = ["connections", "seconds"])]
     until_told: bool,
+    /// Milliseconds that a thread waits between its connections
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             if options.until_told {
                 progress.tell(right);
             }
+            std::thread::sleep(Duration::from_millis(options.pause));
         }
         tally
     };

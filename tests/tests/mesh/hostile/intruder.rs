@@ -15,6 +15,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::foreign;
+
 /// What came of a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -36,18 +38,18 @@ impl Intruder {
 
     /// With a certificate that the mesh's own authority could have issued, for any URI.
     pub(crate) fn of_the_mesh(state: &Path, uri: &str) -> Result<Self> {
-        Self::signed_by(&authority(state)?, params(&[uri])?)
+        Self::of_the_issuer(state, params(&[uri])?)
     }
 
     pub(crate) fn expired(state: &Path, uri: &str) -> Result<Self> {
         let mut params = params(&[uri])?;
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2020, 1, 2);
-        Self::signed_by(&authority(state)?, params)
+        Self::of_the_issuer(state, params)
     }
 
     pub(crate) fn with_two_identities(state: &Path, one: &str, other: &str) -> Result<Self> {
-        Self::signed_by(&authority(state)?, params(&[one, other])?)
+        Self::of_the_issuer(state, params(&[one, other])?)
     }
 
     /// With a certificate of an authority of its own, which claims to be the mesh's.
@@ -55,7 +57,7 @@ impl Intruder {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut root = CertificateParams::default();
         root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self::signed_by(&Issuer::new(root, key), params(&[uri])?)
+        Self::signed_by(&Issuer::new(root, key), "", params(&[uri])?)
     }
 
     /// Opens a tunnel and asks for `authority`; reads what comes first.
@@ -175,11 +177,20 @@ impl Intruder {
         Ok(client)
     }
 
-    fn signed_by(issuer: &Issuer<'_, KeyPair>, params: CertificateParams) -> Result<Self> {
+    fn of_the_issuer(state: &Path, params: CertificateParams) -> Result<Self> {
+        let (issuer, chain) = foreign::issuer(state)?;
+        Self::signed_by(&issuer, &chain, params)
+    }
+
+    fn signed_by(
+        issuer: &Issuer<'_, KeyPair>,
+        chain: &str,
+        params: CertificateParams,
+    ) -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, issuer)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Self::new(Some((vec![certificate.der().clone()], key)))
+        Self::new(Some((foreign::with_chain(&certificate, chain)?, key)))
     }
 
     fn new(
@@ -200,15 +211,6 @@ impl Intruder {
             config: Arc::new(config),
         })
     }
-}
-
-/// The key of the embedded authority, as its folder has it.
-fn authority(state: &Path) -> Result<Issuer<'static, KeyPair>> {
-    let read = |name: &str| {
-        std::fs::read_to_string(state.join(name)).with_context(|| format!("reading {name}"))
-    };
-    let key = KeyPair::from_pem(&read("ca-key.pem")?)?;
-    Ok(Issuer::from_ca_cert_pem(&read("ca-cert.pem")?, key)?)
 }
 
 fn params(uris: &[&str]) -> Result<CertificateParams> {
