@@ -19,6 +19,7 @@ use crate::netns::NetnsThread;
 use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
+pub(super) use mode::wants_strict;
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -230,7 +231,8 @@ impl Fleet {
             .collect()
     }
 
-    async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
+    /// Enrols these pods; one that is enrolled already, anew in its place.
+    pub(super) async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
         let strict = world.mesh().inbound_mode == MtlsMode::Strict;
         let mut waiting = workloads.into_iter();
         let mut running = JoinSet::new();

@@ -97,6 +97,18 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether traffic is at risk now. A pin is for the time when no agent runs.
+    pub fn uncovers(&self) -> bool {
+        !matches!(self, Self::Unpinned(_))
+    }
+
+    /// Whether a link does not lead to its cgroup.
+    pub fn is_detached(&self) -> bool {
+        matches!(self, Self::Detached(_))
+    }
+}
+
 fn mode(strict: bool) -> &'static str {
     if strict { "STRICT" } else { "PERMISSIVE" }
 }

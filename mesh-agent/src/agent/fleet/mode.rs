@@ -2,9 +2,14 @@
 //! the connections that are open.
 
 use super::Fleet;
-use crate::model::{MtlsMode, World};
+use crate::model::{MtlsMode, Workload, World};
 use crate::observe::Reason;
 use crate::proxy::{Pod, is_inbound_plaintext};
+
+/// Whether the kernel's guard is to let no plaintext of this pod pass.
+pub(in crate::agent) fn wants_strict(world: &World, _workload: &Workload) -> bool {
+    world.mesh().inbound_mode == MtlsMode::Strict
+}
 
 impl Fleet {
     /// Brings the kernel's flags and the running connections in line with the
