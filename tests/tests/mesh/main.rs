@@ -3,6 +3,7 @@
 
 mod apps;
 mod asked;
+mod audit;
 mod authority;
 mod badinput;
 mod bench;
