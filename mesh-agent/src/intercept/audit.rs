@@ -11,7 +11,7 @@ use mesh_common::maps::{Cgroup, Meta, Pod};
 use mesh_common::{ABI_VERSION, names};
 
 use super::error::{InterceptError, Tried};
-use super::{Enrolment, Interceptor, cgroup, ip_of, links, pods, sys};
+use super::{Enrolment, Interceptor, cgroup, ip_of, links, pins, pods, sys};
 
 mod compare;
 mod repair;
@@ -128,8 +128,7 @@ impl Interceptor {
         for (name, map) in self.maps.all() {
             let tried = || format!("look at the map {name}");
             let ours = sys::map_id(map).tried(tried)?;
-            let pinned = sys::open_pin(&maps_dir.join(name)).tried(tried)?;
-            if pinned.and_then(|pin| sys::map_id(pin.as_fd()).ok()) != Some(ours) {
+            if pins::pinned_map(&maps_dir.join(name)) != Some(ours) {
                 faults.push(Fault::Unpinned(format!("the map {name}")));
             }
         }
@@ -163,7 +162,7 @@ impl Interceptor {
                 });
             }
             let path = self.options.pin_dir.join(names::LINKS_DIR).join(pin);
-            if links::pinned_link(&path)? != Some(link.id) {
+            if links::pinned_link(&path) != Some(link.id) {
                 faults.push(Fault::Unpinned(format!("the link {pin}")));
             }
         }
@@ -241,7 +240,7 @@ impl Interceptor {
         Ok(compare::Lookup {
             netns_ino: link.netns_ino,
             other_tag: (link.prog_id != ours.id).then(|| tag_of(link.prog_id)),
-            pinned: links::pinned_link(&pin)? == Some(link.id),
+            pinned: links::pinned_link(&pin) == Some(link.id),
         })
     }
 

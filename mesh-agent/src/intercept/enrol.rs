@@ -107,14 +107,16 @@ impl Interceptor {
         let pin_dir = &self.options.pin_dir;
         let mut links = self.links();
         let held = links.lookups.get(&netns).map(AsFd::as_fd);
-        let link = links::attach_to_netns(&self.programs, pin_dir, netns, enrolment.netns, held)?;
+        let (link, pinned) =
+            links::attach_to_netns(&self.programs, pin_dir, netns, enrolment.netns, held)?;
         links.lookups.insert(netns, link);
         drop(links);
         // Before the cgroup is known, so that the guard looks where it will be.
         self.add_depth(pod.depth)?;
         sys::update(self.maps.pods.as_fd(), &netns.0, pod)
             .tried(|| format!("enter the pod with netns cookie {netns}"))?;
-        self.guard(netns, pod.cgroup_id, enrolment.strict)
+        self.guard(netns, pod.cgroup_id, enrolment.strict)?;
+        pinned
     }
 
     /// Takes everything of a pod away, in the reverse order of enrolling.

@@ -66,7 +66,8 @@ pub(super) struct Held {
 }
 
 /// Attaches the programs to the pods cgroup, or updates the links there; of those that
-/// `which` picks by their pin.
+/// `which` picks by their pin. One that fails does not keep the others from it; the first
+/// failure is returned.
 pub(super) fn attach_to_pods(
     programs: &Programs,
     options: &Options,
@@ -75,6 +76,7 @@ pub(super) fn attach_to_pods(
     which: impl Fn(&str) -> bool,
 ) -> Result<(), InterceptError> {
     let cgroup = open_directory(&options.pods_cgroup)?;
+    let mut result = Ok(());
     for (pin, program, attach_type) in ON_PODS.into_iter().filter(|(pin, ..)| which(pin)) {
         let at = Place {
             path: options.pin_dir.join(names::LINKS_DIR).join(pin),
@@ -83,10 +85,14 @@ pub(super) fn attach_to_pods(
             attach_type,
             held: held.on_pods.get(pin).map(AsFd::as_fd),
         };
-        let link = at.fill(|info| info.cgroup_id == pods_cgroup_id)?;
-        held.on_pods.insert(pin, link);
+        let filled = at.fill(|info| info.cgroup_id == pods_cgroup_id);
+        let pinned = filled.and_then(|(link, pinned)| {
+            held.on_pods.insert(pin, link);
+            pinned
+        });
+        result = result.and(pinned);
     }
-    Ok(())
+    result
 }
 
 /// Attaches what publishes clients to the agent's cgroup.
@@ -116,14 +122,15 @@ pub(super) fn update_lookups(programs: &Programs, options: &Options) -> Result<(
     Ok(())
 }
 
-/// Links the lookup program to a pod's namespace, or updates the link there.
+/// Links the lookup program to a pod's namespace, or updates the link there. The second
+/// result says whether it could be pinned.
 pub(super) fn attach_to_netns(
     programs: &Programs,
     pin_dir: &Path,
     cookie: NetnsCookie,
     netns: BorrowedFd<'_>,
     held: Option<BorrowedFd<'_>>,
-) -> Result<OwnedFd, InterceptError> {
+) -> Result<(OwnedFd, Result<(), InterceptError>), InterceptError> {
     let file = netns
         .try_clone_to_owned()
         .map(File::from)
@@ -192,7 +199,7 @@ pub(super) fn is_superseded(
     for (pin, program, _) in ON_PODS.into_iter().rev() {
         let path = pin_dir.join(names::LINKS_DIR).join(pin);
         let tried = || format!("look at {}", path.display());
-        let pinned = sys::open_pin(&path).tried(tried)?;
+        let pinned = sys::open_pin(&path).ok().flatten();
         let held = held.on_pods.get(pin).map(AsFd::as_fd);
         let Some(link) = pinned.as_ref().map(AsFd::as_fd).or(held) else {
             continue;
@@ -286,45 +293,45 @@ struct Place<'a> {
 impl Place<'_> {
     /// Sees to it that the link is attached to the target, runs the program and is pinned.
     /// A link is made only where there is none, or one that is attached to something that
-    /// is gone.
+    /// is gone. The link counts also when it cannot be pinned, which the second result says.
     fn fill(
         &self,
         is_at_target: impl Fn(&sys::LinkInfo) -> bool,
-    ) -> Result<OwnedFd, InterceptError> {
-        let path = &self.path;
-        let tried = || format!("attach a program as {}", path.display());
-        if let Some(held) = self.held {
-            let info = sys::link_info(held).tried(tried)?;
-            if is_at_target(&info) {
-                if pinned_link(path)? != Some(info.id) {
-                    pins::gone(fs::remove_file(path)).tried(tried)?;
-                    sys::pin(held, path).tried(tried)?;
-                }
-                sys::link_update(held, self.program).tried(tried)?;
-                return held.try_clone_to_owned().tried(tried);
-            }
-        }
-        if let Some(link) = sys::open_pin(path).tried(tried)? {
-            let info = sys::link_info(link.as_fd()).tried(tried)?;
-            if is_at_target(&info) {
+    ) -> Result<(OwnedFd, Result<(), InterceptError>), InterceptError> {
+        let tried = || format!("attach a program as {}", self.path.display());
+        let held = self.held.map(|held| held.try_clone_to_owned());
+        let held = held.transpose().tried(tried)?;
+        // What cannot be opened is no link of ours.
+        let pinned = sys::open_pin(&self.path).ok().flatten();
+        for link in held.into_iter().chain(pinned) {
+            let info = sys::link_info(link.as_fd());
+            if info.is_ok_and(|info| is_at_target(&info)) {
                 sys::link_update(link.as_fd(), self.program).tried(tried)?;
-                return Ok(link);
+                let pinned = self.pin(&link);
+                return Ok((link, pinned));
             }
-            remove(path)?;
         }
         let link = sys::link_create(self.program, self.target, self.attach_type).tried(tried)?;
-        sys::pin(link.as_fd(), path).tried(tried)?;
-        Ok(link)
+        let pinned = self.pin(&link);
+        Ok((link, pinned))
+    }
+
+    /// Pins the link, unless it is, in the place of whatever is pinned there.
+    fn pin(&self, link: &OwnedFd) -> Result<(), InterceptError> {
+        let tried = || format!("pin a link as {}", self.path.display());
+        let id = sys::link_info(link.as_fd()).tried(tried)?.id;
+        if pinned_link(&self.path) == Some(id) {
+            return Ok(());
+        }
+        pins::gone(fs::remove_file(&self.path)).tried(tried)?;
+        sys::pin(link.as_fd(), &self.path).tried(tried)
     }
 }
 
-/// The id of the link pinned at `path`; `None` when no link is.
-pub(super) fn pinned_link(path: &Path) -> Result<Option<u32>, InterceptError> {
-    let pin = sys::open_pin(path).tried(|| format!("open {}", path.display()))?;
-    // What is no link has no such answer.
-    Ok(pin
-        .and_then(|link| sys::link_info(link.as_fd()).ok())
-        .map(|info| info.id))
+/// The id of the link pinned at `path`; `None` when no link is, or none that can be opened.
+pub(super) fn pinned_link(path: &Path) -> Option<u32> {
+    let pin = sys::open_pin(path).ok().flatten()?;
+    sys::link_info(pin.as_fd()).ok().map(|info| info.id)
 }
 
 fn open_directory(path: &Path) -> Result<File, InterceptError> {

@@ -94,6 +94,22 @@ impl Maps {
     }
 }
 
+/// The id of the map pinned at `path`; `None` when no map is, or none that can be opened.
+pub(super) fn pinned_map(path: &Path) -> Option<u32> {
+    let pin = sys::open_pin(path).ok().flatten()?;
+    sys::map_id(pin.as_fd()).ok()
+}
+
+/// Pins the map, unless it is, in the place of whatever is pinned there.
+pub(super) fn pin_map(map: BorrowedFd<'_>, path: &Path) -> Result<(), InterceptError> {
+    let tried = || format!("pin the map {}", path.display());
+    if pinned_map(path) != Some(sys::map_id(map).tried(tried)?) {
+        gone(fs::remove_file(path)).tried(tried)?;
+        sys::pin(map, path).tried(tried)?;
+    }
+    Ok(())
+}
+
 /// Makes the pin directory where it is absent and keeps other agents from
 /// opening it while the lock is held.
 pub(super) fn lock(pin_dir: &Path) -> Result<Flock<File>, InterceptError> {

@@ -13,7 +13,7 @@ use isthmus_tests::wait::{until, wait_until};
 use serde_json::{Value, json};
 
 use crate::pair::Pair;
-use sabotage::{Sabotage, every, remove_entry};
+use sabotage::{Sabotage, programs, remove_entry, state};
 
 /// Each kind of sabotage, and the audit that is asked for right after it: it says what was
 /// missing, has put it back, and all is covered.
@@ -25,7 +25,7 @@ fn core_an_audit_puts_back_whatever_was_taken_away() -> Result<()> {
         pair.client.serve("serve echo")?,
     );
     ensure_good(&audit(&pair.b)?)?;
-    for Sabotage { name, what, act } in every() {
+    for Sabotage { name, what, act } in programs().into_iter().chain(state()) {
         let before = repaired(&pair.b, what)?;
         act(&pair.b, &pair.server).context(name)?;
         until(
@@ -53,7 +53,16 @@ fn core_an_audit_puts_back_whatever_was_taken_away() -> Result<()> {
 /// The same with nobody asking: within seconds the loop has put it back, and what a stranger
 /// sends to the pod, and the pod to another of the mesh, was never in the clear.
 #[test]
-fn nothing_passes_in_the_clear_until_the_loop_has_put_it_back() -> Result<()> {
+fn nothing_passes_in_the_clear_until_the_loop_has_put_programs_back() -> Result<()> {
+    nothing_passes_meanwhile(programs())
+}
+
+#[test]
+fn nothing_passes_in_the_clear_until_the_loop_has_put_entries_back() -> Result<()> {
+    nothing_passes_meanwhile(state())
+}
+
+fn nothing_passes_meanwhile(acts: Vec<Sabotage>) -> Result<()> {
     let pair = Pair::new(Mtls::Strict)?;
     let outsider = pair.mesh.outsider("outsider")?;
     let _servers = (
@@ -65,7 +74,7 @@ fn nothing_passes_in_the_clear_until_the_loop_has_put_it_back() -> Result<()> {
     let own = Flood::start(&pair.server, 2, &both(&pair.client, "marker-of-the-client"))?;
     own.wait_right()?;
     strangers.wait_failed()?;
-    for Sabotage { name, what, act } in every() {
+    for Sabotage { name, what, act } in acts {
         let before = repaired(&pair.b, what)?;
         act(&pair.b, &pair.server).context(name)?;
         wait_until(&format!("{name}: a repair of {what}"), || {

@@ -102,7 +102,7 @@ pub struct AuditRepair {
     /// Seconds since it was put back.
     pub ago_s: u64,
     /// Milliseconds for which it was missing at most: since the last audit that found it in
-    /// place, or since the first of all. None when no audit ever did.
+    /// place. None when no audit ever did.
     pub missing_at_most_ms: Option<u64>,
 }
 

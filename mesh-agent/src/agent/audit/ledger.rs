@@ -143,8 +143,13 @@ impl Ledger {
         self.last = Some((ended, ended - began));
         let node_before = self.node.take();
         self.repaired(&node, node_before.as_ref(), ended);
-        let all = (node.unknown.clone(), node.standing.clone());
-        self.node = Some(stand(node, node_before, began, ended));
+        let unknown = node.unknown.clone();
+        let node = stand(node, &[], node_before, began, ended);
+        let shared: Vec<Finding> = match node.state {
+            AuditState::Uncovered => node.problems.iter().map(|(it, _)| it.clone()).collect(),
+            AuditState::Covered | AuditState::Unknown => Vec::new(),
+        };
+        self.node = Some(node);
         let mut before = std::mem::take(&mut self.pods);
         for mut examined in pods {
             let Some(workload) = examined.workload.clone() else {
@@ -153,11 +158,9 @@ impl Ledger {
             let uid = Arc::clone(&workload.uid);
             let earlier = before.remove(&uid);
             self.repaired(&examined, earlier.as_ref(), ended);
-            // What all pods depend on is missing to each of them.
-            examined.unknown = examined.unknown.or_else(|| all.0.clone());
-            examined.standing.extend(all.1.iter().cloned());
-            self.pods
-                .insert(uid, stand(examined, earlier, began, ended));
+            examined.unknown = examined.unknown.or_else(|| unknown.clone());
+            let standing = stand(examined, &shared, earlier, began, ended);
+            self.pods.insert(uid, standing);
         }
     }
 
@@ -233,10 +236,17 @@ impl Ledger {
     }
 }
 
-/// How something stands after a run, given how it stood before.
-fn stand(found: Examined, before: Option<Standing>, began: Instant, now: Instant) -> Standing {
+/// How something stands after a run, given how it stood before. What all pods depend on
+/// and is missing (`shared`) is missing to each.
+fn stand(
+    found: Examined,
+    shared: &[Finding],
+    before: Option<Standing>,
+    began: Instant,
+    now: Instant,
+) -> Standing {
     let unknown = found.unknown.map(|text| Finding::new("unknown", text));
-    let state = match (&unknown, found.standing.is_empty()) {
+    let state = match (&unknown, found.standing.is_empty() && shared.is_empty()) {
         (_, false) => AuditState::Uncovered,
         (Some(_), true) => AuditState::Unknown,
         (None, true) => AuditState::Covered,
@@ -256,6 +266,7 @@ fn stand(found: Examined, before: Option<Standing>, began: Instant, now: Instant
                 .push_str(&format!("; it cannot be put back: {error}"));
         }
     }
+    standing.extend_from_slice(shared);
     let all = standing.into_iter().chain(unknown);
     let problems: Vec<_> = all.map(|finding| (since(&finding), finding)).collect();
     let problems: Vec<_> = problems

@@ -1,15 +1,14 @@
 //! Putting back what the comparison missed. Whoever repairs holds the lock of the pin
 //! directory and was not superseded, so that two agents never undo each other's work.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs::File;
 
 use mesh_common::names;
 use nix::fcntl::Flock;
 
 use super::Fault;
-use crate::intercept::error::{InterceptError, Tried};
-use crate::intercept::{Enrolment, Interceptor, cgroup, links, pins, pods, sys};
+use crate::intercept::error::InterceptError;
+use crate::intercept::{Enrolment, Interceptor, cgroup, links, pins, pods};
 
 /// Leave to put back what is missing. While it is held, no other agent takes over.
 #[derive(Debug)]
@@ -105,17 +104,11 @@ impl Repairs<'_> {
     fn map_pins(&self) -> Result<(), InterceptError> {
         let kernel = self.interceptor;
         let maps_dir = kernel.options.pin_dir.join(names::MAPS_DIR);
+        let mut result = Ok(());
         for (name, map) in kernel.maps.all() {
-            let path = maps_dir.join(name);
-            let tried = || format!("pin the map {}", path.display());
-            let ours = sys::map_id(map).tried(tried)?;
-            let pinned = sys::open_pin(&path).tried(tried)?;
-            if pinned.and_then(|pin| sys::map_id(pin.as_fd()).ok()) != Some(ours) {
-                pins::gone(fs::remove_file(&path)).tried(tried)?;
-                sys::pin(map, &path).tried(tried)?;
-            }
+            result = result.and(pins::pin_map(map, &maps_dir.join(name)));
         }
-        Ok(())
+        result
     }
 
     fn settings(&self, faults: &[Fault]) -> Result<(), InterceptError> {

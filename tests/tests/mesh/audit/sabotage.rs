@@ -16,16 +16,18 @@ use isthmus_tests::mesh::{Node, Pod};
 use isthmus_tests::process::run;
 use serde_json::Value;
 
+type Act = fn(&Node, &Pod) -> Result<()>;
+
 /// One act, and what the repair of it is counted as.
 pub(super) struct Sabotage {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
-    pub(super) act: fn(&Node, &Pod) -> Result<()>,
+    pub(super) act: Act,
 }
 
-/// All of them.
-pub(super) fn every() -> Vec<Sabotage> {
-    let detached: [(&str, fn(&Node, &Pod) -> Result<()>); 7] = [
+/// Against programs, links and pins.
+pub(super) fn programs() -> Vec<Sabotage> {
+    let detached: [(&str, Act); 7] = [
         ("the guard's ingress is detached", |node, _| {
             detach(node, "ingress")
         }),
@@ -47,7 +49,7 @@ pub(super) fn every() -> Vec<Sabotage> {
         what: "program",
         act,
     });
-    let others: [(&str, &str, fn(&Node, &Pod) -> Result<()>); 15] = [
+    let others: [(&str, &str, Act); 8] = [
         ("sk_lookup is detached", "sk_lookup", |node, pod| {
             detach(node, &lookup_pin(node, pod)?)
         }),
@@ -72,6 +74,14 @@ pub(super) fn every() -> Vec<Sabotage> {
         ("the guard is replaced", "program_replaced", |node, _| {
             replace(node, "ingress", "egress")
         }),
+    ];
+    let others = others.map(|(name, what, act)| Sabotage { name, what, act });
+    detached.into_iter().chain(others).collect()
+}
+
+/// Against what the maps hold, and the listener.
+pub(super) fn state() -> Vec<Sabotage> {
+    let all: [(&str, &str, Act); 7] = [
         ("the pod's entry is deleted", "pod_entry", |node, pod| {
             remove_entry(node, "isthmus_pods", pod)
         }),
@@ -96,8 +106,8 @@ pub(super) fn every() -> Vec<Sabotage> {
         }),
         ("the listener is closed", "listener", close_listener),
     ];
-    let others = others.map(|(name, what, act)| Sabotage { name, what, act });
-    detached.into_iter().chain(others).collect()
+    let all = all.map(|(name, what, act)| Sabotage { name, what, act });
+    all.into()
 }
 
 fn detach(node: &Node, link: &str) -> Result<()> {

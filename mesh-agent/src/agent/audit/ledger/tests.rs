@@ -110,7 +110,10 @@ fn what_cannot_be_put_back_stands_with_its_age_and_the_reason() {
 fn what_all_pods_depend_on_uncovers_each() {
     let mut audited = Audited::new();
     let lost = [Fault::Detached("isthmus_conn4")];
-    audited.run(|node| node.settle(&lost, &lost, None), nothing);
+    audited.run(
+        |node| node.settle(&lost, &lost, Some("EBUSY".into())),
+        nothing,
+    );
     assert_eq!(audited.state(), AuditState::Uncovered);
     assert_eq!(
         audited.report().node_problems,
