@@ -21,6 +21,7 @@ use crate::admin::api::{
     Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status, WorkloadState,
     WorkloadStatus,
 };
+use crate::config::check_local_pod;
 use crate::intercept::Fault;
 use crate::model::{MtlsMode, Workload, World};
 use crate::observe::ConnectionInfo;
@@ -155,6 +156,12 @@ impl View {
             };
             return (state, problems);
         };
+        // A pod that is going away is told by its paths, which say what to do about it.
+        let gone = check_local_pod(workload, &self.options.pods_cgroup);
+        if !gone.is_empty() {
+            let problems = gone.iter().map(ToString::to_string).collect();
+            return (WorkloadState::NotEnrolled, problems);
+        }
         let strict = wants_strict(world, workload);
         let own = pod_faults(&self.shared.interceptor, pod, strict);
         let mut problems: Vec<String> = match (&here.node, &own) {
