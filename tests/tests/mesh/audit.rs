@@ -7,6 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use isthmus_tests::capture::Direction;
 use isthmus_tests::mesh::{Mtls, Node, Pod, PodSpec};
 use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::{until, wait_until};
@@ -90,6 +91,13 @@ fn nothing_passes_meanwhile(acts: Vec<Sabotage>) -> Result<()> {
             "{marker} in the clear"
         );
     }
+    let own_syn = |syn: &&Direction| {
+        pair.server.addresses().contains(&syn.from.ip()) && syn.to.port() == 8080
+    };
+    let around = recording.syns().iter().find(own_syn);
+    ensure!(around.is_none(), "the pod connected by itself: {around:?}");
+    let beside = recording.beside(15008);
+    ensure!(beside.is_empty(), "bytes beside the tunnel: {beside:?}");
     let none = strangers["right"] == 0 && strangers["wrong"] == json!({});
     ensure!(none, "a stranger was answered: {strangers}");
     ensure!(own["wrong"] == json!({}), "{own}");
