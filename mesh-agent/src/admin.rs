@@ -29,6 +29,12 @@ pub trait AgentView: Send + Sync + 'static {
     fn workloads(&self) -> Vec<api::WorkloadStatus>;
     /// The open connections.
     fn connections(&self) -> Vec<ConnectionInfo>;
+    /// Compares what is meant for each pod with what the kernel has, now, and puts back what
+    /// is missing; with `probe`, proves it with connections. May take some seconds.
+    ///
+    /// # Errors
+    /// Why there is no audit: the agent is leaving.
+    fn audit(&self, probe: bool) -> Result<api::AuditReport, String>;
     /// Whether the agent does its work; else what is missing, one sentence each.
     ///
     /// # Errors

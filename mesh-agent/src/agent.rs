@@ -7,6 +7,7 @@
 //! redirected; a new configuration is in force before what it no longer permits
 //! is cut.
 
+mod audit;
 mod authority;
 mod events;
 mod fleet;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::api::Status;
@@ -36,6 +37,7 @@ use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
 
+use audit::{Auditor, Scope};
 use authority::Identities;
 use fleet::Fleet;
 
@@ -169,7 +171,19 @@ pub async fn run(
     );
     let fleet = Arc::new(fleet);
     metrics::register(&registry, &interceptor, &fleet, &identities);
-    let view = View::new(&options, &shared, &fleet, &identities, log.dropped());
+    let looking = NetnsThread::start().map_err(Error::Start)?;
+    let auditor = Auditor::new(&options.node, &fleet, &shared, looking);
+    metrics::audit::register(&registry, &auditor);
+    let (ask, mut asked) = audit::requests();
+    let audits = view::Audits::new(&auditor, ask);
+    let view = View::new(
+        &options,
+        &shared,
+        &fleet,
+        &identities,
+        audits,
+        log.dropped(),
+    );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
@@ -177,7 +191,9 @@ pub async fn run(
     fleet.apply(first).await;
     view.enter(Phase::Serving);
     tracing::info!(node = %options.node, "the agent is ready");
-    tend(&fleet, &mut source, stop).await;
+    tend(&fleet, &auditor, &mut source, &mut asked, stop).await;
+    asked.close();
+    auditor.retire();
 
     view.enter(Phase::Draining);
     drain(&shared, &fleet, options.drain_timeout).await;
@@ -259,9 +275,17 @@ async fn when_free(address: SocketAddr) -> tokio::net::TcpListener {
 
 /// Brings the node in line with each change, until told to stop. An agent that was
 /// superseded only goes on serving: the node's pods are the newer one's.
-async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receiver<bool>) {
+async fn tend(
+    fleet: &Fleet,
+    auditor: &Auditor,
+    source: &mut FolderSource,
+    asked: &mut mpsc::Receiver<audit::Answer>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut audits = tokio::time::interval(audit::EVERY);
+    audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u32;
     loop {
         tokio::select! {
@@ -277,9 +301,17 @@ async fn tend(fleet: &Fleet, source: &mut FolderSource, mut stop: watch::Receive
                     fleet.relax();
                 }
             }
+            _ = audits.tick() => auditor.run(Scope::InTurn).await,
+            Some(answer) = asked.recv() => {
+                auditor.run(Scope::All).await;
+                // Whoever asked may have gone.
+                let _ = answer.send(auditor.report());
+            }
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
+    asked.close();
+    auditor.retire();
     // The sender is dropped with the process only.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -1,12 +1,14 @@
 //! The command line: what `mesh-agent` understands and, for every command but `run`,
 //! what it does. Called by `main`.
 
+mod audit;
 pub mod ca;
 pub mod check;
 mod clean;
 mod connections;
 mod human;
 mod output;
+mod probe;
 pub mod run;
 mod status;
 mod table;
@@ -59,10 +61,15 @@ pub enum Tool {
     Connections(Query),
     /// List what is wrong in the configuration.
     Problems(Query),
+    /// Compare what is meant for each pod with what the kernel has now, and mend what differs.
+    Audit(audit::AuditArgs),
     /// Say whether this machine has what the agent needs, and what to do where it has not.
     Check(check::CheckArgs),
     /// Remove the programs that a stopped agent left in the kernel: its pods leave the mesh.
     Clean(clean::CleanArgs),
+    /// Connect from inside a pod, for `audit --probe`.
+    #[command(hide = true)]
+    Probe(probe::ProbeArgs),
     /// Make a certificate authority and look after it.
     Ca(ca::CaArgs),
 }
@@ -87,6 +94,9 @@ pub enum CliError {
     /// The pins could not be removed.
     #[error(transparent)]
     Clean(#[from] clean::CleanError),
+    /// The pod cannot be probed.
+    #[error(transparent)]
+    Probe(#[from] probe::ProbeError),
     /// The authority could not do it.
     #[error(transparent)]
     Ca(#[from] ca::CaCommandError),
@@ -96,7 +106,8 @@ pub enum CliError {
 }
 
 impl Tool {
-    /// Carries the command out. The exit code is 1 when `check` found something missing.
+    /// Carries the command out. The exit code is 1 when `check` or `audit` found something
+    /// missing.
     ///
     /// # Errors
     /// See [`CliError`].
@@ -118,6 +129,8 @@ impl Tool {
                     .show("/problems", |all: &Vec<_>| status::render_problems(all))
                     .await?;
             }
+            Self::Audit(args) => return audit::run(args).await,
+            Self::Probe(args) => probe::run(args)?,
             Self::Check(args) => return Ok(check::run(args)?),
             Self::Ca(args) => output::print(args.run().await?.as_bytes())?,
             Self::Clean(args) => output::print(clean::clean(args).await?.as_bytes())?,
@@ -133,6 +146,15 @@ impl Query {
         path: &str,
         table: fn(&T) -> String,
     ) -> Result<(), CliError> {
+        self.ask(path, table).await.map(drop)
+    }
+
+    /// As [`Query::show`], and returns the answer.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        table: fn(&T) -> String,
+    ) -> Result<T, CliError> {
         let answer = client::get_raw(&self.run_dir, path).await?;
         // Parsed for JSON too, so that an agent of another version is noticed either way.
         let parsed: T = serde_json::from_slice(&answer).map_err(ClientError::Answer)?;
@@ -140,7 +162,7 @@ impl Query {
             Format::Table => output::print(table(&parsed).as_bytes())?,
             Format::Json => output::print_json(&answer)?,
         }
-        Ok(())
+        Ok(parsed)
     }
 }
 

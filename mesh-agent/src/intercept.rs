@@ -17,15 +17,17 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh_common::maps::{Client, Destination, Endpoint};
 use mesh_common::names;
 
 use crate::addr::{self, ClientAddr, OriginalDst};
 
+mod audit;
 mod cgroup;
 mod counters;
 mod enrol;
@@ -39,6 +41,7 @@ mod pods;
 pub mod sockdiag;
 mod sys;
 
+pub use audit::{Fault, Repairs};
 pub use cgroup::cgroup2_mount;
 pub use counters::Counters;
 pub use error::InterceptError;
@@ -99,8 +102,10 @@ pub struct Interceptor {
     maps: pins::Maps,
     pods: Mutex<pods::Index>,
     events: Mutex<Option<EventStream>>,
-    /// Lasts as long as the agent, and so is not pinned.
-    client_ops: OwnedFd,
+    links: Mutex<links::Held>,
+    agent_cgroup: PathBuf,
+    /// [`mesh_common::maps::Meta::pods_level`] as a program found it; 0 until then.
+    pods_level: AtomicU32,
 }
 
 impl Interceptor {
@@ -124,9 +129,10 @@ impl Interceptor {
         let (programs, events) = object::load(&options.pin_dir.join(names::MAPS_DIR))?;
         let maps = pins::Maps::open(&options.pin_dir)?;
         maps.claim(pods_cgroup_id)?;
-        links::attach_to_pods(&programs, options, pods_cgroup_id)?;
+        let mut held = links::Held::default();
+        links::attach_to_pods(&programs, options, pods_cgroup_id, &mut held, |_| true)?;
         links::update_lookups(&programs, options)?;
-        let client_ops = links::attach_to_agent(&programs, &agent_cgroup)?;
+        held.client_ops = Some(links::attach_to_agent(&programs, &agent_cgroup)?);
         let index = pods::Index::read(&maps)?;
         Ok(Self {
             options: options.clone(),
@@ -134,7 +140,9 @@ impl Interceptor {
             maps,
             pods: Mutex::new(index),
             events: Mutex::new(Some(EventStream::new(events))),
-            client_ops,
+            links: Mutex::new(held),
+            agent_cgroup,
+            pods_level: AtomicU32::new(0),
         })
     }
 
@@ -198,15 +206,17 @@ impl Interceptor {
     /// # Errors
     /// Those of asking the kernel.
     pub fn is_superseded(&self) -> Result<bool, InterceptError> {
-        links::is_superseded(&self.programs, &self.options.pin_dir)
+        links::is_superseded(&self.programs, &self.options.pin_dir, &self.links())
     }
 
     /// The programs' attachments to the pods cgroup and to the agent's, as the
     /// kernel has them now.
     pub fn attachments(&self) -> Vec<Attachment> {
-        let mut attachments = links::attachments(&self.options.pin_dir);
-        attachments.push(links::describe(names::CLIENT_OPS, self.client_ops.as_fd()));
-        attachments
+        links::held_attachments(&self.links())
+    }
+
+    fn links(&self) -> MutexGuard<'_, links::Held> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -18,6 +18,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, accept4,
@@ -154,16 +155,16 @@ fn own_netns_cookie() -> io::Result<NetnsCookie> {
 /// A listener on a worker's reactor. What it accepts is registered with none yet:
 /// the connection may go to another worker.
 #[derive(Debug)]
-pub struct Acceptor(AsyncFd<TcpListener>);
+pub struct Acceptor(AsyncFd<Arc<TcpListener>>);
 
 impl Acceptor {
     /// Registers the listener with the calling worker's reactor.
     ///
     /// # Errors
     /// When the reactor does not take it.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
+    pub fn new(listener: Arc<TcpListener>) -> io::Result<Self> {
         // SAFETY: a `TcpListener` owns its descriptor and keeps it until it is dropped, which
-        // is when the `AsyncFd` that owns it is.
+        // is when the `AsyncFd` that shares it is, or later.
         let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
         Ok(Self(registered?))
     }

@@ -16,6 +16,7 @@ mod labels;
 mod outbound;
 mod plaintext;
 mod pod;
+mod probe;
 mod route;
 mod tunnels;
 mod worker;
@@ -36,6 +37,7 @@ use crate::observe::Observer;
 pub use judge::judge;
 pub use plaintext::is_inbound_plaintext;
 pub use pod::{Pod, PodParts};
+pub use probe::Probes;
 pub use worker::{Workers, WorkersError};
 
 /// What the mesh looks like since one configuration change, as the data plane
@@ -113,6 +115,8 @@ pub struct Shared {
     pub observer: Arc<Observer>,
     /// True once the agent is shutting down: listeners close, tunnels drain.
     pub draining: watch::Sender<bool>,
+    /// Connections of the audit's that are to arrive.
+    pub probes: Probes,
     /// Spreads connections over the workers.
     pub(crate) turn: AtomicUsize,
     /// Number of the trust by which live connections were last judged.
@@ -140,6 +144,7 @@ impl Shared {
             trust,
             observer,
             draining: watch::Sender::new(false),
+            probes: Probes::default(),
             turn: AtomicUsize::new(0),
             open_tunnels: watch::Sender::new(0),
             judged: watch::Sender::new(0),

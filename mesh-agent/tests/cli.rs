@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use mesh_agent::admin::api::{Status, WorkloadState, WorkloadStatus};
+use mesh_agent::admin::api::{
+    AuditReport, AuditState, PodAudit, ProbeResult, Status, WorkloadState, WorkloadStatus,
+};
 use mesh_agent::admin::{Admin, AdminSocket, AgentView};
 use mesh_agent::observe::{ConnectionInfo, Registry};
 
@@ -34,6 +36,25 @@ impl AgentView for Fake {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         Vec::new()
+    }
+
+    fn audit(&self, probe: bool) -> Result<AuditReport, String> {
+        let lost = ProbeResult {
+            to: "192.0.2.1:9".into(),
+            captured: false,
+            detail: Some("it timed out".into()),
+        };
+        let pod = PodAudit {
+            namespace: "shop".into(),
+            name: "web".into(),
+            state: AuditState::Covered,
+            probes: probe.then_some(lost).into_iter().collect(),
+            ..PodAudit::default()
+        };
+        Ok(AuditReport {
+            pods: vec![pod],
+            ..AuditReport::default()
+        })
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
@@ -84,6 +105,24 @@ async fn both_forms_of_an_answer() {
         assert_eq!(text(&none.stdout), "no connection is open\n");
         let none = mesh_agent(&run, &["problems"]).await;
         assert_eq!(text(&none.stdout), "the configuration has no problem\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_audit_says_by_its_exit_code_whether_all_is_well() {
+    with_agent(|run_dir| async move {
+        let good = mesh_agent(&run_dir, &["audit"]).await;
+        assert_eq!(good.status.code(), Some(0), "{}", text(&good.stderr));
+        assert!(text(&good.stdout).contains("shop/web  covered"));
+        for form in [
+            &["audit", "--probe"][..],
+            &["audit", "--probe", "-o", "json"],
+        ] {
+            let bad = mesh_agent(&run_dir, form).await;
+            assert_eq!(bad.status.code(), Some(1), "{}", text(&bad.stderr));
+            assert!(text(&bad.stdout).contains("it timed out"));
+        }
     })
     .await;
 }

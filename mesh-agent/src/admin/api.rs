@@ -1,9 +1,13 @@
 //! What the administrative socket answers, as types: the agent fills them, the command
 //! line reads them back. Fields are only ever added.
 
+mod audit;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use audit::{AuditProblem, AuditRepair, AuditReport, AuditState, PodAudit, ProbeResult};
 
 /// `GET /status`: the agent at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -59,6 +59,16 @@ const ROUTES: &[Route] = &[
         answer: |admin| json(&admin.view.connections()),
     },
     Route {
+        path: "/audit",
+        on_node: false,
+        answer: |admin| audit(&*admin.view, false),
+    },
+    Route {
+        path: "/audit/probe",
+        on_node: false,
+        answer: |admin| audit(&*admin.view, true),
+    },
+    Route {
         path: "/problems",
         on_node: false,
         answer: |admin| json(&admin.view.status().config.problems),
@@ -117,6 +127,13 @@ fn ready(view: &dyn AgentView) -> Answer {
             *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             answer
         }
+    }
+}
+
+fn audit(view: &dyn AgentView, probe: bool) -> Answer {
+    match view.audit(probe) {
+        Ok(report) => json(&report),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::api::{CertificateStatus, Status, WorkloadState, WorkloadStatus};
+use super::api::{AuditReport, CertificateStatus, Status, WorkloadState, WorkloadStatus};
 use super::client::{ClientError, get};
 use super::serve::{HEADER_TIMEOUT, MAX_CONNECTIONS};
 use super::*;
@@ -47,6 +47,10 @@ impl AgentView for Fake {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         panic!("a defect in the view")
+    }
+
+    fn audit(&self, _probe: bool) -> Result<AuditReport, String> {
+        Err("none is to be had here".into())
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {

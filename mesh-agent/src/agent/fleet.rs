@@ -20,7 +20,7 @@ use crate::netns::NetnsThread;
 use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
-use mode::is_strict;
+pub(super) use mode::is_strict;
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -229,7 +229,8 @@ impl Fleet {
             .collect()
     }
 
-    async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
+    /// Enrols these pods; one that is enrolled already, anew in its place.
+    pub(super) async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
         let mut waiting = workloads.into_iter();
         let mut running = JoinSet::new();
         // Once one has no certificate in time, the others would wait as long, in vain.

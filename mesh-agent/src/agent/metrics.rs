@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh_common::counters::Counter;
 
+pub(super) mod audit;
 mod identity;
 
 use super::authority::Identities;

@@ -9,16 +9,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 
+use super::audit::{Answer, Auditor, pod_faults};
 use super::authority::Identities;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    Attachment, ConfigStatus, KernelStatus, Limits, Status, WorkloadState, WorkloadStatus,
+    Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status, WorkloadState,
+    WorkloadStatus,
 };
-use crate::intercept::{KernelPod, NetnsCookie};
-use crate::model::{MtlsMode, Workload};
+use crate::config::check_local_pod;
+use crate::intercept::Fault;
+use crate::model::{MtlsMode, Workload, World};
 use crate::observe::ConnectionInfo;
 use crate::proxy::{Pod, Shared};
 
@@ -34,12 +39,42 @@ pub(super) enum Phase {
     Draining,
 }
 
+/// The audit, as somebody who is not in the main loop asks for it.
+pub(super) struct Audits {
+    auditor: Arc<Auditor>,
+    ask: mpsc::Sender<Answer>,
+}
+
+impl Audits {
+    pub(super) fn new(auditor: &Arc<Auditor>, ask: mpsc::Sender<Answer>) -> Self {
+        let auditor = Arc::clone(auditor);
+        Self { auditor, ask }
+    }
+
+    /// Blocks until the main loop has come to it. Not for the runtime's own threads.
+    fn run(&self, probe: bool) -> Result<AuditReport, String> {
+        let over = || {
+            "this agent has stopped to look after the pods: it is shutting down, or another \
+             has taken its place"
+                .to_owned()
+        };
+        let (answer, answered) = oneshot::channel();
+        self.ask.blocking_send(answer).map_err(|_| over())?;
+        let mut report = answered.blocking_recv().map_err(|_| over())?;
+        if probe {
+            Handle::current().block_on(self.auditor.probe(&mut report));
+        }
+        Ok(report)
+    }
+}
+
 /// The agent, as its administrative interface sees it.
 pub(super) struct View {
     options: Options,
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
     identities: Arc<Identities>,
+    audits: Audits,
     started: Instant,
     phase: AtomicU8,
     log_lines_dropped: Counter,
@@ -53,6 +88,7 @@ impl View {
         shared: &Arc<Shared>,
         fleet: &Arc<Fleet>,
         identities: &Arc<Identities>,
+        audits: Audits,
         log_lines_dropped: Counter,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -60,6 +96,7 @@ impl View {
             shared: Arc::clone(shared),
             fleet: Arc::clone(fleet),
             identities: Arc::clone(identities),
+            audits,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             log_lines_dropped,
@@ -98,7 +135,12 @@ impl View {
     }
 
     /// What the kernel and the agent say of one workload.
-    fn judge(&self, workload: &Workload, here: &Here) -> (WorkloadState, Vec<String>) {
+    fn judge(
+        &self,
+        world: &World,
+        workload: &Workload,
+        here: &Here,
+    ) -> (WorkloadState, Vec<String>) {
         if !workload.meshed {
             return (WorkloadState::OutsideMesh, Vec::new());
         }
@@ -114,9 +156,22 @@ impl View {
             };
             return (state, problems);
         };
-        let mut problems = match &here.kernel {
-            Ok(kernel) => missing(workload, pod, kernel.get(&pod.netns().cookie())),
-            Err(error) => vec![format!("what the kernel has cannot be read: {error}")],
+        // A pod that is going away is told by its paths, which say what to do about it.
+        let gone = check_local_pod(workload, &self.options.pods_cgroup);
+        if !gone.is_empty() {
+            let problems = gone.iter().map(ToString::to_string).collect();
+            return (WorkloadState::NotEnrolled, problems);
+        }
+        let strict = is_strict(world, workload);
+        let own = pod_faults(&self.shared.interceptor, pod, strict);
+        let mut problems: Vec<String> = match (&here.node, &own) {
+            (Ok(node), Ok(own)) => {
+                let missing = node.iter().chain(own).filter(|fault| fault.uncovers());
+                missing.map(ToString::to_string).collect()
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                vec![format!("what the kernel has cannot be read: {error}")]
+            }
         };
         if !problems.is_empty() {
             return (WorkloadState::NotEnrolled, problems);
@@ -146,7 +201,7 @@ impl View {
 /// The local pods as agent and kernel have them, read once for all workloads.
 struct Here {
     enrolled: HashMap<Arc<str>, Arc<Pod>>,
-    kernel: Result<HashMap<NetnsCookie, KernelPod>, String>,
+    node: Result<Vec<Fault>, String>,
 }
 
 impl AgentView for View {
@@ -188,15 +243,13 @@ impl AgentView for View {
     fn workloads(&self) -> Vec<WorkloadStatus> {
         let generation = self.shared.generation.load_full();
         let policies = generation.world.policies();
-        let kernel = self.shared.interceptor.kernel_pods();
+        let node = self.shared.interceptor.node_faults();
         let here = Here {
             enrolled: self.fleet.pods().into_iter().collect(),
-            kernel: kernel
-                .map(|pods| pods.into_iter().map(|pod| (pod.netns, pod)).collect())
-                .map_err(|error| error.to_string()),
+            node: node.map_err(|error| error.to_string()),
         };
         let status = |workload: &Arc<Workload>| {
-            let (state, problems) = self.judge(workload, &here);
+            let (state, problems) = self.judge(&generation.world, workload, &here);
             let local = *workload.node == *self.options.node;
             let credential = here
                 .enrolled
@@ -228,6 +281,10 @@ impl AgentView for View {
         self.shared.observer.connections()
     }
 
+    fn audit(&self, probe: bool) -> Result<AuditReport, String> {
+        self.audits.run(probe)
+    }
+
     fn ready(&self) -> Result<(), Vec<String>> {
         let mut missing = Vec::new();
         match self.phase.load(Ordering::Relaxed) {
@@ -244,49 +301,19 @@ impl AgentView for View {
                 missing.push(format!("the kernel program {} is not attached", link.name));
             }
         }
+        match self.shared.interceptor.node_faults() {
+            Ok(faults) => {
+                let other = |fault: &&Fault| fault.uncovers() && !fault.is_detached();
+                missing.extend(faults.iter().filter(other).map(ToString::to_string));
+            }
+            Err(error) => missing.push(format!("what the kernel has cannot be read: {error}")),
+        }
         if missing.is_empty() {
             Ok(())
         } else {
             Err(missing)
         }
     }
-}
-
-/// What of an enrolled pod's hold in the kernel is not as the agent made it.
-fn missing(workload: &Workload, pod: &Pod, kernel: Option<&KernelPod>) -> Vec<String> {
-    let Some(kernel) = kernel else {
-        return vec!["the kernel does not know the pod".to_owned()];
-    };
-    let mut missing = Vec::new();
-    let mut expect = |holds: bool, what: &str| {
-        if !holds {
-            missing.push(what.to_owned());
-        }
-    };
-    expect(kernel.redirected, "its connections are not redirected");
-    expect(
-        kernel.port == pod.port(),
-        "its connections are redirected to another agent's port",
-    );
-    expect(kernel.guarded, "the guard does not know it");
-    let lookup = kernel.lookup.as_ref();
-    expect(
-        lookup.is_some_and(|link| link.attached),
-        "no sk_lookup link to its namespace",
-    );
-    expect(
-        lookup.is_none_or(|link| link.current),
-        "its sk_lookup link runs another agent's program",
-    );
-    for address in &workload.addresses {
-        let slot = kernel.slots.iter().find(|slot| slot.address == *address);
-        let filled = slot.is_some_and(|slot| slot.listener.is_some());
-        expect(
-            filled,
-            &format!("no listener receives what is sent to {address}"),
-        );
-    }
-    missing
 }
 
 fn mode(mode: MtlsMode) -> &'static str {

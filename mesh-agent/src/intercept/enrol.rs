@@ -92,7 +92,7 @@ impl Interceptor {
         Ok(())
     }
 
-    fn enrol_in_order(
+    pub(super) fn enrol_in_order(
         &self,
         enrolment: &Enrolment<'_>,
         pod: &Pod,
@@ -105,12 +105,18 @@ impl Interceptor {
                 .tried(|| format!("put the listener in the slot of {address}"))?;
         }
         let pin_dir = &self.options.pin_dir;
-        links::attach_to_netns(&self.programs, pin_dir, netns, enrolment.netns)?;
+        let mut links = self.links();
+        let held = links.lookups.get(&netns).map(AsFd::as_fd);
+        let (link, pinned) =
+            links::attach_to_netns(&self.programs, pin_dir, netns, enrolment.netns, held)?;
+        links.lookups.insert(netns, link);
+        drop(links);
         // Before the cgroup is known, so that the guard looks where it will be.
         self.add_depth(pod.depth)?;
         sys::update(self.maps.pods.as_fd(), &netns.0, pod)
             .tried(|| format!("enter the pod with netns cookie {netns}"))?;
-        self.guard(netns, pod.cgroup_id, enrolment.strict)
+        self.guard(netns, pod.cgroup_id, enrolment.strict)?;
+        pinned
     }
 
     /// Takes everything of a pod away, in the reverse order of enrolling.
@@ -123,6 +129,10 @@ impl Interceptor {
         let tried = || format!("release the pod with netns cookie {netns}");
         sys::delete(self.maps.cgroups.as_fd(), &cgroup_id).tried(tried)?;
         sys::delete(self.maps.pods.as_fd(), &netns.0).tried(tried)?;
+        let held = self.links().lookups.remove(&netns);
+        if let Some(link) = held {
+            links::detach(link.as_fd()).tried(tried)?;
+        }
         links::remove(&links::lookup_pin(&self.options.pin_dir, netns))?;
         for address in addresses {
             sys::delete(self.maps.listeners.as_fd(), &ip_of(*address)).tried(tried)?;
@@ -131,7 +141,7 @@ impl Interceptor {
     }
 
     /// Removes what belonged to the pod's earlier entry only.
-    fn drop_outdated(&self, before: &Pod, now: &Pod) -> Result<(), InterceptError> {
+    pub(super) fn drop_outdated(&self, before: &Pod, now: &Pod) -> Result<(), InterceptError> {
         let tried = || "remove what a pod's earlier enrolment had".to_owned();
         if before.cgroup_id != now.cgroup_id {
             sys::delete(self.maps.cgroups.as_fd(), &before.cgroup_id).tried(tried)?;
@@ -145,7 +155,7 @@ impl Interceptor {
         Ok(())
     }
 
-    fn pod_entry(&self, enrolment: &Enrolment<'_>) -> Result<Pod, InterceptError> {
+    pub(super) fn pod_entry(&self, enrolment: &Enrolment<'_>) -> Result<Pod, InterceptError> {
         let pods_cgroup = &self.options.pods_cgroup;
         let above = cgroup::id(pods_cgroup)?;
         let depth = cgroup::depth_below(enrolment.cgroup, above, MAX_DEPTH)
@@ -167,11 +177,11 @@ impl Interceptor {
         })
     }
 
-    fn pod(&self, netns: NetnsCookie) -> Result<Option<Pod>, InterceptError> {
+    pub(super) fn pod(&self, netns: NetnsCookie) -> Result<Option<Pod>, InterceptError> {
         sys::lookup(self.maps.pods.as_fd(), &netns.0).tried(|| "read the map of pods".to_owned())
     }
 
-    fn guard(
+    pub(super) fn guard(
         &self,
         netns: NetnsCookie,
         cgroup_id: u64,
@@ -218,7 +228,7 @@ impl Interceptor {
 
     /// Makes the guard look at this depth; it never stops doing so, which costs
     /// a lookup that finds nothing.
-    fn add_depth(&self, depth: u32) -> Result<(), InterceptError> {
+    pub(super) fn add_depth(&self, depth: u32) -> Result<(), InterceptError> {
         let mut meta = self.maps.meta()?;
         if meta.depths & (1 << depth) == 0 {
             meta.depths |= 1 << depth;
@@ -227,7 +237,7 @@ impl Interceptor {
         Ok(())
     }
 
-    fn index(&self) -> std::sync::MutexGuard<'_, Index> {
+    pub(super) fn index(&self) -> std::sync::MutexGuard<'_, Index> {
         self.pods.lock().unwrap_or_else(|dead| dead.into_inner())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use mesh_common::maps::Meta;
@@ -25,6 +25,8 @@ pub(super) struct Maps {
     pub(super) listeners: OwnedFd,
     pub(super) counters: OwnedFd,
     pub(super) meta: OwnedFd,
+    original: OwnedFd,
+    budget: OwnedFd,
 }
 
 impl Maps {
@@ -45,7 +47,25 @@ impl Maps {
             listeners: open(names::LISTENERS)?,
             counters: open(names::COUNTERS)?,
             meta: open(names::META)?,
+            original: open(names::ORIGINAL)?,
+            budget: open(names::EVENT_BUDGET)?,
         })
+    }
+
+    /// Every pinned map, by the name of its pin.
+    pub(super) fn all(&self) -> [(&'static str, BorrowedFd<'_>); names::PINNED_MAPS.len()] {
+        [
+            (names::PODS, self.pods.as_fd()),
+            (names::CGROUPS, self.cgroups.as_fd()),
+            (names::DESTINATIONS, self.destinations.as_fd()),
+            (names::ORIGINAL, self.original.as_fd()),
+            (names::CLIENT_OF, self.client_of.as_fd()),
+            (names::CLIENTS, self.clients.as_fd()),
+            (names::LISTENERS, self.listeners.as_fd()),
+            (names::COUNTERS, self.counters.as_fd()),
+            (names::EVENT_BUDGET, self.budget.as_fd()),
+            (names::META, self.meta.as_fd()),
+        ]
     }
 
     /// The single entry of the meta map.
@@ -74,9 +94,43 @@ impl Maps {
     }
 }
 
+/// The id of the map pinned at `path`; `None` when no map is, or none that can be opened.
+pub(super) fn pinned_map(path: &Path) -> Option<u32> {
+    let pin = sys::open_pin(path).ok().flatten()?;
+    sys::map_id(pin.as_fd()).ok()
+}
+
+/// Pins the map, unless it is, in the place of whatever is pinned there.
+pub(super) fn pin_map(map: BorrowedFd<'_>, path: &Path) -> Result<(), InterceptError> {
+    let tried = || format!("pin the map {}", path.display());
+    if pinned_map(path) != Some(sys::map_id(map).tried(tried)?) {
+        gone(fs::remove_file(path)).tried(tried)?;
+        sys::pin(map, path).tried(tried)?;
+    }
+    Ok(())
+}
+
 /// Makes the pin directory where it is absent and keeps other agents from
 /// opening it while the lock is held.
 pub(super) fn lock(pin_dir: &Path) -> Result<Flock<File>, InterceptError> {
+    Flock::lock(open_dir(pin_dir)?, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))
+        .tried(|| format!("lock {}", pin_dir.display()))
+}
+
+/// [`lock`] without waiting; `None` while another agent has it.
+pub(super) fn try_lock(pin_dir: &Path) -> Result<Option<Flock<File>>, InterceptError> {
+    match Flock::lock(open_dir(pin_dir)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => {
+            Err(io::Error::from(errno)).tried(|| format!("lock {}", pin_dir.display()))
+        }
+    }
+}
+
+/// The pin directory, made where it is absent.
+fn open_dir(pin_dir: &Path) -> Result<File, InterceptError> {
     let existing = pin_dir.ancestors().find(|path| path.exists());
     let on_bpffs = existing
         .and_then(|path| statfs(path).ok())
@@ -88,10 +142,7 @@ pub(super) fn lock(pin_dir: &Path) -> Result<Flock<File>, InterceptError> {
         let path = pin_dir.join(directory);
         fs::create_dir_all(&path).tried(|| format!("make {}", path.display()))?;
     }
-    let lock = File::open(pin_dir).tried(|| format!("open {}", pin_dir.display()))?;
-    Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io::Error::from(errno))
-        .tried(|| format!("lock {}", pin_dir.display()))
+    File::open(pin_dir).tried(|| format!("open {}", pin_dir.display()))
 }
 
 /// Whether what is pinned can be taken over: same version, and attached to the

@@ -28,15 +28,36 @@ const PASSES: usize = 4;
 /// Bytes of one read; the kernel fills up to 32 KiB at a time in a dump.
 const BUFFER: usize = 64 * 1024;
 
-/// A connection that was ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Destroyed {
+/// A connection of a pod that goes around the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bypass {
     /// The pod's end.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
     /// The cgroup of the socket, the pod's or one below it.
     pub cgroup_id: u64,
+    /// The socket's cookie, which no other ever has.
+    pub cookie: u64,
+}
+
+/// The TCP connections of the calling thread's network namespace that
+/// [`destroy_plaintext`] would reset.
+///
+/// # Errors
+/// Those of listing, as for [`destroy_plaintext`].
+pub fn bypassing(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<Bypass>> {
+    let cgroup_ids = cgroup::ids_within(cgroup)?;
+    let netlink = open()?;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let listed = list(&netlink, family as u8)?;
+        let around = listed
+            .iter()
+            .filter(|it| is_plaintext(it, &cgroup_ids, addresses));
+        found.extend(around.map(bypass));
+    }
+    Ok(found)
 }
 
 /// Resets every TCP connection of the calling thread's network namespace whose
@@ -50,7 +71,19 @@ pub struct Destroyed {
 /// inet_diag and tcp_diag are neither loaded nor to be found), EOPNOTSUPP when
 /// it has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY). A socket that ended by
 /// itself is no error.
-pub fn destroy_plaintext(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<Destroyed>> {
+pub fn destroy_plaintext(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<Bypass>> {
+    destroy_unless(cgroup, addresses, |_| false)
+}
+
+/// [`destroy_plaintext`] of those that `keep` does not spare.
+///
+/// # Errors
+/// As for [`destroy_plaintext`].
+pub fn destroy_unless(
+    cgroup: &Path,
+    addresses: &[IpAddr],
+    keep: impl Fn(&Bypass) -> bool,
+) -> io::Result<Vec<Bypass>> {
     let cgroup_ids = cgroup::ids_within(cgroup)?;
     let netlink = open()?;
     let mut destroyed = Vec::new();
@@ -58,15 +91,12 @@ pub fn destroy_plaintext(cgroup: &Path, addresses: &[IpAddr]) -> io::Result<Vec<
         let before = destroyed.len();
         for family in [libc::AF_INET, libc::AF_INET6] {
             for listed in list(&netlink, family as u8)? {
-                if !is_plaintext(&listed, &cgroup_ids, addresses) {
+                let found = bypass(&listed);
+                if !is_plaintext(&listed, &cgroup_ids, addresses) || keep(&found) {
                     continue;
                 }
                 if destroy(&netlink, &listed)? {
-                    destroyed.push(Destroyed {
-                        local: listed.local,
-                        remote: listed.remote,
-                        cgroup_id: listed.cgroup_id.unwrap_or(0),
-                    });
+                    destroyed.push(found);
                 }
             }
         }
@@ -86,6 +116,15 @@ pub(super) fn is_supported() -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+fn bypass(listed: &Listed) -> Bypass {
+    Bypass {
+        local: listed.local,
+        remote: listed.remote,
+        cgroup_id: listed.cgroup_id.unwrap_or(0),
+        cookie: listed.cookie(),
     }
 }
 

@@ -12,9 +12,11 @@ use std::path::Path;
 
 mod elements;
 mod links;
+mod sockets;
 
 pub(super) use elements::{delete, keys, lookup, lookup_per_cpu, take, update};
-pub(super) use links::{link_create, link_detach, link_info, link_update};
+pub(super) use links::{effective, link_create, link_detach, link_info, link_update};
+pub(super) use sockets::{Listener, inode, listener};
 
 /// Commands, as numbered by the kernel's uapi/linux/bpf.h.
 mod command {
@@ -27,6 +29,7 @@ mod command {
     pub(super) const OBJ_GET: u32 = 7;
     pub(super) const PROG_GET_FD_BY_ID: u32 = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: u32 = 15;
+    pub(super) const PROG_QUERY: u32 = 16;
     pub(super) const MAP_LOOKUP_AND_DELETE_ELEM: u32 = 21;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
@@ -130,6 +133,20 @@ pub(super) fn prog_info(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
 pub(super) fn prog_info_by_id(id: u32) -> io::Result<ProgInfo> {
     let program = bpf_fd(command::PROG_GET_FD_BY_ID, &[id, 0, 0])?;
     prog_info(std::os::fd::AsFd::as_fd(&program))
+}
+
+/// The kernel's number for a map, never used again while the machine runs.
+pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    /// The beginning of `struct bpf_map_info`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Info {
+        map_type: u32,
+        id: u32,
+    }
+    let mut info = Info::default();
+    info_by_fd(map, &mut info)?;
+    Ok(info.id)
 }
 
 fn info_by_fd<T: Copy>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {

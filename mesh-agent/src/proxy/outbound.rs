@@ -45,6 +45,9 @@ pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, s
         relay::reset(app);
         return record.finish(Outcome::Denied(Reason::NoOriginalDestination));
     };
+    if shared.probes.arrived(pod.netns().cookie(), destination) {
+        return; // it has proved what it should; closing it tells the other end
+    }
     let mut record = open(worker, pod, source, destination.0);
     let generation = shared.generation.load_full();
     let connected = tokio::select! {

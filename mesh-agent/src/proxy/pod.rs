@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
@@ -55,7 +55,8 @@ pub struct Pod {
     netns: Arc<Netns>,
     credential: ArcSwapOption<Credential>,
     /// Held here until a worker accepts on it; closed when that ends.
-    listener: Mutex<Option<TcpListener>>,
+    listener: Mutex<Option<Arc<TcpListener>>>,
+    accepting: Weak<TcpListener>,
     port: u16,
     pub(crate) sockets: SocketStash,
     pub(super) handshakes: Semaphore,
@@ -71,6 +72,7 @@ impl Pod {
             listener,
             port,
         } = parts;
+        let listener = Arc::new(listener);
         Arc::new(Self {
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
             labels: ArcSwap::from_pointee(pod_labels(&workload)),
@@ -79,6 +81,7 @@ impl Pod {
             sockets: SocketStash::new(Arc::clone(&netns), thread),
             netns,
             credential: ArcSwapOption::empty(),
+            accepting: Arc::downgrade(&listener),
             listener: Mutex::new(Some(listener)),
             port,
             handshakes: Semaphore::new(MAX_HANDSHAKES),
@@ -135,11 +138,17 @@ impl Pod {
     }
 
     /// The listener, to whoever accepts on it; once.
-    pub(super) fn take_listener(&self) -> Option<TcpListener> {
+    pub(super) fn take_listener(&self) -> Option<Arc<TcpListener>> {
         self.listener
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// The listener, as long as somebody accepts on it or is about to. Not to be kept: it
+    /// would stay open after its acceptor has gone.
+    pub fn listener(&self) -> Option<Arc<TcpListener>> {
+        self.accepting.upgrade()
     }
 
     /// The port of the agent's listener in it.

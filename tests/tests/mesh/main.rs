@@ -4,6 +4,7 @@
 mod abroad;
 mod apps;
 mod asked;
+mod audit;
 mod authority;
 mod badinput;
 mod bench;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::{Problem, check_local_pod};
-use crate::intercept::sockdiag::{self, Destroyed};
+use crate::intercept::sockdiag::{self, Bypass};
 use crate::intercept::{Enrolment, Interceptor, NetnsCookie};
 use crate::model::{LocalPod, Workload};
 use crate::netns::{Netns, NetnsThread, prepare_current};
@@ -136,7 +136,7 @@ impl Enroller {
     }
 
     /// Resets what the pod holds open in plaintext, and says what it was.
-    pub(super) async fn reset_plaintext(&self, pod: &Pod) -> io::Result<Vec<Destroyed>> {
+    pub(super) async fn reset_plaintext(&self, pod: &Pod) -> io::Result<Vec<Bypass>> {
         let workload = pod.workload();
         let Some(local) = workload.local.clone() else {
             return Ok(Vec::new());

@@ -68,6 +68,6 @@ impl Fleet {
 }
 
 /// Whether the kernel's guard is to take the pod for STRICT.
-pub(super) fn is_strict(world: &World, workload: &Workload) -> bool {
+pub(in crate::agent) fn is_strict(world: &World, workload: &Workload) -> bool {
     world.policies().strictest_mode(workload).mode == MtlsMode::Strict
 }

@@ -38,6 +38,12 @@ pub(super) struct Listed {
 }
 
 impl Listed {
+    /// The socket's cookie: its lower half first, each in the machine's order.
+    pub(super) fn cookie(&self) -> u64 {
+        let half = |at| array(&self.id, at).map_or(0, u32::from_ne_bytes);
+        u64::from(half(44)) << 32 | u64::from(half(40))
+    }
+
     /// A socket that does not exist.
     pub(super) fn nowhere() -> Self {
         let nowhere = SocketAddr::from(([0; 4], 0));

@@ -1,5 +1,6 @@
 //! Links: made, given another program in place, detached and described.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -50,6 +51,43 @@ pub(in crate::intercept) fn link_update(
         old_prog_fd: 0,
     };
     bpf(command::LINK_UPDATE, &attr).map(drop)
+}
+
+/// The ids of the programs that the kernel runs for sockets of this cgroup: those attached
+/// to it and to the cgroups above, as the kernel itself has worked it out.
+pub(in crate::intercept) fn effective(
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<Vec<u32>> {
+    #[repr(C)]
+    struct QueryAttr {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        /// Room in `prog_ids`, then what there is; the kernel writes it.
+        prog_cnt: Cell<u32>,
+        reserved: u32,
+    }
+    /// BPF_F_QUERY_EFFECTIVE of uapi/linux/bpf.h.
+    const EFFECTIVE: u32 = 1;
+    /// The kernel takes 64 programs at a cgroup (BPF_CGROUP_MAX_PROGS), and there may be
+    /// as many at each one above.
+    const ROOM: usize = 1024;
+    let mut ids = vec![0u32; ROOM];
+    let attr = QueryAttr {
+        target_fd: raw(cgroup),
+        attach_type: attach_type as u32,
+        query_flags: EFFECTIVE,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().addr() as u64,
+        prog_cnt: Cell::new(ROOM as u32),
+        reserved: 0,
+    };
+    bpf(command::PROG_QUERY, &attr)?;
+    ids.truncate(attr.prog_cnt.get() as usize);
+    Ok(ids)
 }
 
 /// Detaches the link at once, whoever else still holds it.
