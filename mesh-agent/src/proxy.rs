@@ -34,8 +34,7 @@ use crate::intercept::Interceptor;
 use crate::model::{Workload, World};
 use crate::observe::Observer;
 
-pub use judge::judge;
-pub use plaintext::is_inbound_plaintext;
+pub use judge::{judge, judge_policies};
 pub use pod::{Pod, PodParts};
 pub use probe::Probes;
 pub use worker::{Workers, WorkersError};

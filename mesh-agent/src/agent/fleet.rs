@@ -87,6 +87,7 @@ impl Fleet {
         self.shared.generation.store(Arc::new(generation));
         self.lock().problems = problems;
         self.change_mode(&before.world, &world).await;
+        let cut = proxy::judge_policies(&self.shared);
         let Plan {
             release,
             describe,
@@ -114,6 +115,7 @@ impl Fleet {
             enrolled,
             released,
             described,
+            connections_cut = cut,
             "configuration in force"
         );
     }

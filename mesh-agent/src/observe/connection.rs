@@ -112,6 +112,11 @@ impl Connection {
         async move { live.wait_for_cut().await }
     }
 
+    /// What the table of open connections knows of it.
+    pub fn live(&self) -> &LiveConnection {
+        &self.live
+    }
+
     /// Why the connection is to be ended, once it is.
     pub fn cut_reason(&self) -> Option<Reason> {
         self.live.cut_reason()

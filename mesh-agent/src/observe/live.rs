@@ -107,6 +107,16 @@ impl LiveConnection {
         self.lock().peer_identity.clone()
     }
 
+    /// The address onward that was chosen for it, once one was.
+    pub fn upstream(&self) -> Option<SocketAddr> {
+        self.lock().upstream
+    }
+
+    /// The original client, where it is another than the source.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.lock().client
+    }
+
     /// The handshake of the tunnel that carries it, once it has one.
     pub fn session(&self) -> Option<Arc<Session>> {
         self.lock().session.clone()

@@ -1,14 +1,16 @@
-//! Judging what stands again when trust changes: connections whose peer was revoked,
-//! or whose root or trust domain is no longer trusted, are cut. Called by the agent
-//! each time the [`TrustStore`](crate::identity::TrustStore) has news.
+//! Judging what stands again: when trust changes, connections whose peer was revoked, or
+//! whose root or trust domain is no longer trusted, are cut; when the configuration
+//! changes, those that its policies no longer allow. Called by the agent each time the
+//! [`TrustStore`](crate::identity::TrustStore) has news, or the configuration has.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Shared, Workers};
+use super::{Generation, Shared, Workers};
 use crate::identity::Trust;
-use crate::observe::Reason;
+use crate::observe::{Direction, LiveConnection, Reason, Security};
+use crate::policy::{self, InboundRequest, Peer, Target};
 use crate::tls::{HandshakeFailure, Session};
 
 /// Cuts every connection whose peer the trust in force no longer supports, then the
@@ -34,6 +36,63 @@ fn cut_connections(shared: &Shared, trust: &Trust) -> usize {
             .or_insert_with(|| (look(&session), session))
             .0
     })
+}
+
+/// Cuts every connection that the configuration in force would no longer allow, and says
+/// how many. Those of pods that left the mesh go on.
+pub fn judge_policies(shared: &Shared) -> usize {
+    let generation = shared.generation.load_full();
+    shared.observer.cut_judged(|connection| {
+        is_refused(connection, &generation).then_some(Reason::PolicyChanged)
+    })
+}
+
+/// Whether policy would refuse the connection now. One whose ends are not settled yet is
+/// still to be decided, by whoever settles them.
+pub(super) fn is_refused(connection: &LiveConnection, generation: &Generation) -> bool {
+    let world = &*generation.world;
+    let (policies, mesh) = (world.policies(), world.mesh());
+    let session = connection.session();
+    let source = connection.source().ip();
+    let meshed = |ip| world.workload_by_ip(ip).filter(|workload| workload.meshed);
+    match (connection.direction(), connection.security()) {
+        (Direction::Inbound, Some(_)) => {
+            let to = connection.destination();
+            let Some(destination) = meshed(to.ip()) else {
+                return false;
+            };
+            let request = InboundRequest {
+                destination,
+                port: to.port(),
+                destination_ip: to.ip(),
+                peer: session.as_ref().map_or(Peer::Plaintext, |session| {
+                    Peer::Authenticated(&session.peer)
+                }),
+                peer_ip: source,
+                client_ip: connection.client().map_or(source, |client| client.ip()),
+            };
+            policy::inbound(policies, mesh, &request).outcome.is_err()
+        }
+        (Direction::Outbound, Some(Security::MutualTls { .. })) => {
+            let Some((to, own)) = connection.upstream().zip(meshed(source)) else {
+                return false;
+            };
+            let Some(destination) = meshed(to.ip()) else {
+                return false;
+            };
+            let target = Target::Meshed(InboundRequest {
+                destination,
+                port: to.port(),
+                destination_ip: to.ip(),
+                peer: Peer::Authenticated(&own.identity),
+                peer_ip: source,
+                client_ip: source,
+            });
+            let decision = policy::outbound(policies, mesh, &target, generation.complete);
+            decision.outcome.is_err()
+        }
+        _ => false,
+    }
 }
 
 fn reason(failure: HandshakeFailure) -> Reason {

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::end::{Failure, outcome};
 use super::route::{Candidate, Route};
 use super::worker::Worker;
-use super::{Generation, Pod, dial};
+use super::{Generation, Pod, dial, judge};
 use crate::addr::{ClientAddr, OriginalDst};
 use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
@@ -61,6 +61,12 @@ pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, s
             return failure.record(record);
         }
     };
+    // It was decided by the configuration of its beginning; that one changed, and with it
+    // what stood was judged, goes unnoticed by a connection that was being made.
+    let now = shared.generation.load();
+    if now.number != generation.number && judge::is_refused(record.live(), &now) {
+        record.live().cut(Reason::PolicyChanged);
+    }
     record.established();
     let (meter, cut) = (record.meter(), record.cut());
     let end = match upstream {

@@ -70,10 +70,3 @@ async fn connect(
         .await
         .map_err(app_failure)
 }
-
-/// Whether a change to STRICT ends this connection.
-pub fn is_inbound_plaintext(connection: &crate::observe::LiveConnection) -> bool {
-    use crate::observe::Direction;
-    connection.direction() == Direction::Inbound
-        && connection.security() == Some(Security::Plaintext)
-}

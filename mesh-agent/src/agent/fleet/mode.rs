@@ -1,18 +1,14 @@
 //! The mode of each pod: what a change of it means for the kernel's flags and for
 //! the connections that are open.
 
-use std::collections::HashMap;
-
 use super::Fleet;
 use crate::model::{MtlsMode, Workload, World};
-use crate::observe::{LiveConnection, Reason};
-use crate::proxy::{Pod, is_inbound_plaintext};
+use crate::proxy::Pod;
 
 impl Fleet {
-    /// Brings the kernel's flags and the running connections in line with the mode
-    /// of each pod and port.
+    /// Brings the kernel's flags in line with the mode of each pod, and resets what a
+    /// pod that became STRICT holds open in plaintext around the agent.
     pub(super) async fn change_mode(&self, before: &World, after: &World) {
-        let mut here = HashMap::new();
         for (uid, pod) in self.pods() {
             let workload = pod.workload();
             let now = after.workload(&uid).unwrap_or(&workload);
@@ -29,24 +25,6 @@ impl Fleet {
                     self.reset_plaintext(&pod).await;
                 }
             }
-            for address in &now.addresses {
-                here.insert(*address, now.clone());
-            }
-        }
-        let refused = |connection: &LiveConnection| {
-            let to = connection.destination();
-            is_inbound_plaintext(connection)
-                && here.get(&to.ip()).is_some_and(|workload| {
-                    let mode = after.policies().mtls_mode(workload, to.port());
-                    mode.mode == MtlsMode::Strict
-                })
-        };
-        let cut = self.shared.observer.cut(Reason::PolicyChanged, refused);
-        if cut > 0 {
-            tracing::info!(
-                connections = cut,
-                "plaintext connections cut: their ports are STRICT now"
-            );
         }
     }
 
