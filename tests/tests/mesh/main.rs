@@ -33,6 +33,7 @@ mod older;
 mod operation;
 mod outbound;
 mod pair;
+mod policies;
 mod postgres;
 mod reborn;
 mod remote;
