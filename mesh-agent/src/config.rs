@@ -17,6 +17,7 @@ mod document;
 mod folder;
 pub(crate) mod inotify;
 mod local;
+mod unread;
 mod watch;
 
 #[cfg(test)]

@@ -13,14 +13,16 @@
 //!   fine in the previous generation keeps that form until it is fine again or gone.
 //! - The result does not depend on the order in which objects arrive.
 //!
-//! Policy beyond the mesh-wide inbound mode is not modelled: such resources are
-//! reported as not enforced, so that nobody believes they protect something.
+//! Policies are checked and compiled here, and judged by `policy`. Resources that would
+//! change traffic and are not known are reported as not enforced, so that nobody
+//! believes they protect something.
 
 mod address;
 mod build;
 mod keys;
 mod object;
 mod pods;
+mod policies;
 mod problem;
 mod schema;
 mod services;
@@ -32,11 +34,13 @@ mod world;
 mod tests;
 
 pub use build::{Built, build};
-pub use object::{Objects, Origin, Sourced, Unenforced};
+pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub use problem::Problem;
 pub use schema::{
-    CertificateData, LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode,
-    PeerAuthentication, PeerAuthenticationSpec, RevocationSpec, StaleListsMode, TlsConfig,
+    AuthorizationPolicy, AuthorizationPolicySpec, CertificateData, Condition, ExtensionProvider,
+    LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode, Operation,
+    PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, RevocationSpec, RuleFrom,
+    RuleTo, Source, StaleListsMode, TargetRef, TlsConfig,
 };
 pub use services::{Endpoint, Service};
 pub use settings::{MeshSettings, MtlsMode};

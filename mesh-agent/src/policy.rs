@@ -1,12 +1,40 @@
 //! Who may talk to whom: pure functions of a connection and the mesh's
-//! settings. No I/O, no lock, no clock, no logging.
+//! policies. No I/O, no lock, no clock, no logging.
 //!
 //! Permission is a value. Whatever connects onward takes a permit by reference,
 //! and only this module can make one, so no path through the proxy can forget to
-//! ask. The same functions judge live connections again when the policy changes.
+//! ask. The same functions judge live connections again when the policy changes,
+//! and answer "would this be allowed" where there is no connection.
+//!
+//! [`inbound`] is asked by the destination's agent always, and through [`outbound`]
+//! by the source's agent too. The semantics are Istio's:
+//! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>,
+//! <https://istio.io/latest/docs/reference/config/security/peer_authentication/>.
 
-use crate::identity::{SpiffeId, TrustDomain};
-use crate::model::{MeshSettings, MtlsMode};
+mod bucket;
+mod decide;
+mod denial;
+mod mtls;
+mod request;
+mod rule;
+mod set;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use crate::identity::SpiffeId;
+use crate::model::MeshSettings;
+
+pub(crate) use bucket::{Action, Policy};
+pub use denial::{Denial, Identity, ModeSource, NearestMiss, PolicyRef};
+pub use mtls::EffectiveMode;
+pub(crate) use mtls::{PeerRule, PeerRules};
+pub use request::{InboundRequest, Peer};
+pub(crate) use rule::{Clause, Group, Part, Rule, Test, Values};
+pub use set::Policies;
+pub(crate) use set::{Known, Labels, LastGood, Ports, Scope};
+pub(crate) use values::{Account, IpBlock, Pattern};
 
 /// Leave to open a stream to one workload, over mutual TLS and to no other
 /// identity than [`TunnelPermit::expected`].
@@ -36,8 +64,8 @@ impl TunnelPermit {
 /// Where an outbound connection is going, as far as policy cares.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
-    /// A workload in the mesh, with the identity it must prove.
-    Meshed(&'a SpiffeId),
+    /// A workload in the mesh: the connection as its own agent will be asked about it.
+    Meshed(InboundRequest<'a>),
     /// The connecting pod itself, by way of a Service: never leaves the pod.
     SamePod,
     /// A workload or address that is not in the mesh.
@@ -53,134 +81,87 @@ pub enum OutboundPermit {
     Plain(PlainPermit),
 }
 
-/// Who opened an inbound connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Peer<'a> {
-    /// A peer without an identity, over plain TCP.
-    Plaintext,
-    /// A peer that proved this identity in the TLS handshake.
-    Authenticated(&'a SpiffeId),
+/// What policy says of a connection. Making one allocates nothing where the connection
+/// is allowed, nothing audits it and no policy is on trial.
+#[derive(Debug)]
+#[must_use]
+pub struct Decision<P> {
+    /// Leave, or the reason for which there is none.
+    pub outcome: Result<P, Denial>,
+    /// The AUDIT policies that matched, each once.
+    pub audited: Vec<PolicyRef>,
+    /// What the policies under trial (`istio.io/dry-run`) would have decided.
+    pub dry_run: Vec<DryRun>,
 }
 
-/// Why a connection is not permitted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denial {
-    /// The workload is STRICT and the peer came without mutual TLS.
-    #[error("the workload takes mutual TLS only (STRICT) and the peer sent plaintext")]
-    PlaintextInStrict,
-    /// The peer's identity is of a trust domain for which nothing vouches here.
-    #[error(
-        "the peer's trust domain {presented} is neither this mesh's ({own}) nor one of the MeshConfig's caCertificates"
-    )]
-    ForeignTrustDomain {
-        /// The trust domain in the peer's certificate.
-        presented: TrustDomain,
-        /// This mesh's.
-        own: TrustDomain,
-    },
-    /// Part of the configuration could not be read, so an address that seems to
-    /// be outside the mesh may belong to a workload that asked for encryption.
-    #[error(
-        "the configuration is not complete, so whether the destination is in the mesh is not known"
-    )]
-    DestinationUnknown,
+/// What a policy on trial would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DryRun {
+    /// The policy.
+    pub policy: PolicyRef,
+    /// The rule that matched, counted from 0; `None` where an ALLOW policy would refuse
+    /// because none of its rules matched, nor any other policy's.
+    pub rule: Option<usize>,
+    /// What it would do.
+    pub would: Would,
+}
+
+/// See [`DryRun::would`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Would {
+    /// Its rule lets the connection in.
+    Allow,
+    /// The connection would be refused if the policy were enforced.
+    Deny,
+}
+
+/// Decides an inbound connection to a workload of `mesh`: plaintext as the port's mode
+/// says, identities only of the mesh or of one that it trusts, then the authorization
+/// policies that select the workload.
+pub fn inbound(
+    policies: &Policies,
+    mesh: &MeshSettings,
+    request: &InboundRequest<'_>,
+) -> Decision<InboundPermit> {
+    decide::inbound(policies, mesh, request).map(|()| InboundPermit(()))
 }
 
 /// Decides an outbound connection. `complete` says whether the configuration was
 /// read in full: while it is not, only what is known to be in the mesh may be
-/// reached.
-///
-/// # Errors
-/// The reason for which the connection may not be opened.
-pub fn outbound(target: Target<'_>, complete: bool) -> Result<OutboundPermit, Denial> {
+/// reached. A workload in the mesh is reached if its own agent would let the
+/// connection in.
+pub fn outbound(
+    policies: &Policies,
+    mesh: &MeshSettings,
+    target: &Target<'_>,
+    complete: bool,
+) -> Decision<OutboundPermit> {
+    let plain = || Ok(OutboundPermit::Plain(PlainPermit(())));
     match target {
-        Target::Meshed(expected) => {
-            let expected = expected.clone();
-            Ok(OutboundPermit::Tunnel(TunnelPermit { expected }))
-        }
-        Target::SamePod => Ok(OutboundPermit::Plain(PlainPermit(()))),
-        Target::OutsideMesh if complete => Ok(OutboundPermit::Plain(PlainPermit(()))),
-        Target::OutsideMesh => Err(Denial::DestinationUnknown),
-    }
-}
-
-/// Decides an inbound connection to a workload of `mesh`: who proved an identity
-/// of the mesh or of one that it trusts is let in, others as the mode says.
-///
-/// # Errors
-/// The reason for which the connection may not reach the application.
-pub fn inbound(peer: Peer<'_>, mesh: &MeshSettings) -> Result<InboundPermit, Denial> {
-    match (peer, mesh.inbound_mode) {
-        (Peer::Authenticated(id), _) if mesh.trusts(id.trust_domain()) => Ok(InboundPermit(())),
-        (Peer::Authenticated(id), _) => Err(Denial::ForeignTrustDomain {
-            presented: id.trust_domain().clone(),
-            own: mesh.trust_domain.clone(),
+        Target::Meshed(request) => decide::outbound(policies, mesh, request).map(|()| {
+            let expected = request.destination.identity.clone();
+            OutboundPermit::Tunnel(TunnelPermit { expected })
         }),
-        (Peer::Plaintext, MtlsMode::Permissive) => Ok(InboundPermit(())),
-        (Peer::Plaintext, MtlsMode::Strict) => Err(Denial::PlaintextInStrict),
+        Target::SamePod => Decision::plain(plain()),
+        Target::OutsideMesh if complete => Decision::plain(plain()),
+        Target::OutsideMesh => Decision::plain(Err(Denial::DestinationUnknown)),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::{DomainTrust, Revocation, TrustBundle};
-
-    fn id(uri: &str) -> SpiffeId {
-        uri.parse().unwrap()
-    }
-
-    #[test]
-    fn strict_takes_nobody_without_an_identity_of_a_trusted_domain() {
-        let domain = |name| TrustDomain::new(name).unwrap();
-        let partner = DomainTrust {
-            bundle: TrustBundle::new(domain("partner.example"), Vec::new()),
-            revocation: Revocation::NotUsed,
-        };
-        let settings = |inbound_mode| MeshSettings {
-            inbound_mode,
-            foreign: vec![partner.clone()],
-            ..MeshSettings::default()
-        };
-        let friend = id("spiffe://cluster.local/ns/shop/sa/web");
-        let foreign = id("spiffe://other.example/ns/shop/sa/web");
-        let trusted = id("spiffe://partner.example/ns/shop/sa/web");
-        let cases = [
-            (Peer::Plaintext, MtlsMode::Strict, false),
-            (Peer::Plaintext, MtlsMode::Permissive, true),
-            (Peer::Authenticated(&friend), MtlsMode::Strict, true),
-            (Peer::Authenticated(&friend), MtlsMode::Permissive, true),
-            (Peer::Authenticated(&trusted), MtlsMode::Strict, true),
-            (Peer::Authenticated(&trusted), MtlsMode::Permissive, true),
-            (Peer::Authenticated(&foreign), MtlsMode::Strict, false),
-            (Peer::Authenticated(&foreign), MtlsMode::Permissive, false),
-        ];
-        for (peer, mode, allowed) in cases {
-            let verdict = inbound(peer, &settings(mode));
-            assert_eq!(
-                verdict.is_ok(),
-                allowed,
-                "{peer:?} in {mode:?}: {verdict:?}"
-            );
+impl<P> Decision<P> {
+    fn plain(outcome: Result<P, Denial>) -> Self {
+        Self {
+            outcome,
+            audited: Vec::new(),
+            dry_run: Vec::new(),
         }
     }
 
-    #[test]
-    fn a_workload_in_the_mesh_is_never_reached_as_plain_tcp() {
-        let web = id("spiffe://cluster.local/ns/shop/sa/web");
-        for complete in [true, false] {
-            let permit = outbound(Target::Meshed(&web), complete).unwrap();
-            let OutboundPermit::Tunnel(permit) = permit else {
-                panic!("a plain permit for a meshed workload");
-            };
-            assert_eq!(permit.expected(), &web);
+    fn map<Q>(self, permit: impl FnOnce(P) -> Q) -> Decision<Q> {
+        Decision {
+            outcome: self.outcome.map(permit),
+            audited: self.audited,
+            dry_run: self.dry_run,
         }
-    }
-
-    #[test]
-    fn an_incomplete_configuration_denies_what_it_does_not_know() {
-        assert!(outbound(Target::OutsideMesh, true).is_ok());
-        let denied = outbound(Target::OutsideMesh, false).unwrap_err();
-        assert_eq!(denied, Denial::DestinationUnknown);
     }
 }

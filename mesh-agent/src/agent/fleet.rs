@@ -15,11 +15,12 @@ use super::Options;
 use super::authority::Identities;
 use super::plan::{Plan, plan};
 use crate::config::{Loaded, Problem};
-use crate::model::{MtlsMode, Workload, World};
+use crate::model::{Workload, World};
 use crate::netns::NetnsThread;
 use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
+use mode::is_strict;
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -229,7 +230,6 @@ impl Fleet {
     }
 
     async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
-        let strict = world.mesh().inbound_mode == MtlsMode::Strict;
         let mut waiting = workloads.into_iter();
         let mut running = JoinSet::new();
         // Once one has no certificate in time, the others would wait as long, in vain.
@@ -240,18 +240,19 @@ impl Fleet {
                     break;
                 };
                 let enroller = Arc::clone(&self.enroller);
+                let strict = is_strict(world, &workload);
                 running.spawn(async move {
                     let uid = Arc::clone(&workload.uid);
-                    (uid, enroller.enrol(workload, strict).await)
+                    (uid, strict, enroller.enrol(workload, strict).await)
                 });
             }
             match running.join_next().await {
                 None => return,
-                Some(Ok((uid, Ok(pod)))) => {
+                Some(Ok((uid, strict, Ok(pod)))) => {
                     waits &= self.certify(&pod, waits).await;
                     self.enrolled(uid, pod, strict).await;
                 }
-                Some(Ok((uid, Err(refused)))) => self.refused(uid, refused),
+                Some(Ok((uid, _, Err(refused)))) => self.refused(uid, refused),
                 Some(Err(error)) => tracing::error!(%error, "an enrolment ended unexpectedly"),
             }
         }

@@ -187,7 +187,7 @@ impl AgentView for View {
 
     fn workloads(&self) -> Vec<WorkloadStatus> {
         let generation = self.shared.generation.load_full();
-        let mesh = generation.world.mesh();
+        let policies = generation.world.policies();
         let kernel = self.shared.interceptor.kernel_pods();
         let here = Here {
             enrolled: self.fleet.pods().into_iter().collect(),
@@ -211,7 +211,10 @@ impl AgentView for View {
                 local,
                 meshed: workload.meshed,
                 state,
-                mode: (local && workload.meshed).then(|| mode(mesh.inbound_mode).to_owned()),
+                mode: (local && workload.meshed).then(|| {
+                    let strictest = policies.strictest_mode(workload);
+                    mode(strictest.mode).to_owned()
+                }),
                 since_s: Some(self.since(&workload.uid, state)),
                 problems,
                 certificate_expires_in_s: credential
@@ -290,5 +293,6 @@ fn mode(mode: MtlsMode) -> &'static str {
     match mode {
         MtlsMode::Strict => "STRICT",
         MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Disable => "DISABLE",
     }
 }

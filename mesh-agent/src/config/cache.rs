@@ -11,7 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::document::read_objects;
+use super::document::{self, Rejected};
+use super::unread;
 use crate::model::{Objects, Problem};
 
 /// The longest file that is read: 16 MiB, room for some ten thousand pods. A longer
@@ -181,13 +182,13 @@ impl Entry {
             return Refreshed::Same;
         }
         match std::str::from_utf8(&bytes) {
-            Ok(text) => match read_objects(path, text) {
+            Ok(text) => match document::read(path, text) {
                 Ok(objects) => {
                     self.objects = objects;
                     self.ever_good = true;
                     self.problems.clear();
                 }
-                Err(problems) => self.bad(problems, text.contains("PeerAuthentication")),
+                Err(rejected) => self.bad(rejected),
             },
             Err(error) => {
                 let line = 1 + bytes[..error.valid_up_to()]
@@ -196,18 +197,18 @@ impl Entry {
                     .count();
                 let mut problem = whole_file(path, "it is not UTF-8 text", "save it as UTF-8");
                 problem.field = format!("line {line}");
-                self.bad(vec![problem], true);
+                self.bad(anything(path, problem));
             }
         }
         Refreshed::Parsed
     }
 
-    /// Keeps what was good. Without it, a file that may hold the mesh-wide rule counts
-    /// against plaintext: the rule might have forbidden it.
-    fn bad(&mut self, problems: Vec<Problem>, may_hold_policy: bool) {
-        self.problems = problems;
+    /// Keeps what was good. Without it, the policies that the file may hold count for
+    /// the strictest that they might be.
+    fn bad(&mut self, rejected: Rejected) {
+        self.problems = rejected.problems;
         if !self.ever_good {
-            self.objects.policy_unknown = may_hold_policy;
+            self.objects.unread_policies = rejected.policies;
         }
     }
 
@@ -223,8 +224,16 @@ impl Entry {
         if self.problems == [problem.clone()] {
             return Refreshed::Same;
         }
-        self.bad(vec![problem], true);
+        self.bad(anything(path, problem));
         Refreshed::Unreadable
+    }
+}
+
+/// What must be feared of a file without a text.
+fn anything(path: &Path, problem: Problem) -> Rejected {
+    Rejected {
+        problems: vec![problem],
+        policies: unread::of_anything(path),
     }
 }
 

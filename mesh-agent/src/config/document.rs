@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
-use crate::model::{Objects, Origin, Problem, Sourced, Unenforced};
+use super::unread;
+use crate::model::{Objects, Origin, Problem, Sourced, Unenforced, UnreadPolicy};
 
 /// API groups whose resources change what a mesh does with traffic, so that
 /// passing over one in silence would be a false promise.
@@ -26,12 +27,28 @@ const UNENFORCED_GROUPS: [&str; 5] = [
 /// Every document that cannot be read, with its line and column where the text
 /// does not parse and with the path of the field where a value has a wrong type.
 pub fn read_objects(file: &Path, text: &str) -> Result<Objects, Vec<Problem>> {
-    let documents = parse(file, text).map_err(|problem| vec![problem])?;
+    read(file, text).map_err(|rejected| rejected.problems)
+}
+
+/// What is known of a text that cannot be taken.
+pub(super) struct Rejected {
+    pub(super) problems: Vec<Problem>,
+    /// The policies that it holds or may hold.
+    pub(super) policies: Vec<Sourced<UnreadPolicy>>,
+}
+
+/// [`read_objects`], with what must be feared of a text that cannot be taken.
+pub(super) fn read(file: &Path, text: &str) -> Result<Objects, Rejected> {
+    let documents = parse(file, text).map_err(|problem| Rejected {
+        problems: vec![problem],
+        policies: unread::of_text(file, text),
+    })?;
     let mut reader = Reader {
         file,
         count: 0,
         objects: Objects::default(),
         problems: Vec::new(),
+        policies: Vec::new(),
     };
     for document in documents {
         reader.value(with_text_keys(document));
@@ -39,7 +56,10 @@ pub fn read_objects(file: &Path, text: &str) -> Result<Objects, Vec<Problem>> {
     if reader.problems.is_empty() {
         Ok(reader.objects)
     } else {
-        Err(reader.problems)
+        Err(Rejected {
+            problems: reader.problems,
+            policies: reader.policies,
+        })
     }
 }
 
@@ -102,6 +122,8 @@ struct Reader<'a> {
     count: usize,
     objects: Objects,
     problems: Vec<Problem>,
+    /// Every policy seen, read or not.
+    policies: Vec<Sourced<UnreadPolicy>>,
 }
 
 impl Reader<'_> {
@@ -169,6 +191,12 @@ impl Reader<'_> {
 
     fn object(&mut self, mapping: Mapping, version: &str, kind: &str) {
         let group = version.split_once('/').map_or("", |(group, _)| group);
+        if group == "security.istio.io" {
+            let origin = Origin::new(self.file, self.count);
+            let object = unread::of_object(&mapping, kind);
+            self.policies
+                .extend(object.map(|object| Sourced { object, origin }));
+        }
         match (version, kind) {
             ("v1", "Namespace") => self.typed(mapping, kind, |o| &mut o.namespaces),
             ("v1", "Pod") => self.typed(mapping, kind, |o| &mut o.pods),
@@ -179,13 +207,16 @@ impl Reader<'_> {
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 self.typed(mapping, kind, |o| &mut o.peer_authentications);
             }
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
+                self.typed(mapping, kind, |o| &mut o.authorization_policies);
+            }
             ("isthmus.dev/v1alpha1", "MeshConfig") => {
                 self.typed(mapping, kind, |o| &mut o.mesh_configs);
             }
             (_, "EndpointSlice") if group == "discovery.k8s.io" => {
                 self.other_version(&mapping, version, kind, "discovery.k8s.io/v1");
             }
-            (_, "PeerAuthentication") => {
+            (_, "PeerAuthentication" | "AuthorizationPolicy") if group == "security.istio.io" => {
                 self.other_version(&mapping, version, kind, "security.istio.io/v1");
             }
             (_, "MeshConfig") => {

@@ -1,13 +1,14 @@
 //! The conversion as a whole, from objects to a [`World`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::object::{Objects, Origin, Sourced, Unenforced, key, name};
 use super::problem::Problem;
 use super::world::{Owner, World};
-use super::{keys, pods, services, settings};
+use super::{keys, pods, policies, services, settings};
 
 /// What [`build()`] made.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub fn build<'a>(
     let sources: Vec<&Objects> = sources.into_iter().collect();
     let mut problems = Vec::new();
 
-    let (mesh, mesh_origin) = settings::settings(&sources, previous, &mut problems);
+    let (mut mesh, mesh_origin) = settings::settings(&sources, previous, &mut problems);
     let scope = pods::Scope {
         mesh: &mesh,
         node,
@@ -50,6 +51,9 @@ pub fn build<'a>(
     owners.extend(pods.disputed.iter().map(|ip| (*ip, Owner::Disputed)));
     let services = services::services(&sources, &mut owners, &mut problems);
 
+    let policies = policies::policies(&sources, &mesh, &pods.workloads, previous, &mut problems);
+    mesh.inbound_mode = policies.mesh_mode().mode;
+
     report_unenforced(&sources, &mut problems);
     report_misplaced_keys(&sources, &mut problems);
     problems.sort();
@@ -62,6 +66,7 @@ pub fn build<'a>(
             workloads: workloads.map(|w| (w.uid.clone(), w)).collect(),
             services,
             owners,
+            policies: Arc::new(policies),
         },
         problems,
         complete: pods.complete,
@@ -179,6 +184,9 @@ fn report_misplaced_keys(sources: &[&Objects], problems: &mut Vec<Problem>) {
         }
         for it in &objects.peer_authentications {
             check(&it.object.metadata, &it.origin, "PeerAuthentication");
+        }
+        for it in &objects.authorization_policies {
+            check(&it.object.metadata, &it.origin, "AuthorizationPolicy");
         }
         for it in &objects.mesh_configs {
             check(&it.object.metadata, &it.origin, "MeshConfig");

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::schema::{MeshConfig, PeerAuthentication};
+use super::schema::{AuthorizationPolicy, LabelSelector, MeshConfig, PeerAuthentication};
 
 /// Where an object was read. Orders by file, then by place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +41,29 @@ pub struct Unenforced {
     pub name: String,
 }
 
+/// A policy that is written somewhere and cannot be read, as far as it shows whom it
+/// may be for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadPolicy {
+    /// What it would be.
+    pub kind: UnreadKind,
+    /// Its namespace; `None` if it may be any.
+    pub namespace: Option<String>,
+    /// Its name, if that can be read.
+    pub name: Option<String>,
+    /// The labels that it selects by; `None` if it may select every workload.
+    pub selector: Option<LabelSelector>,
+}
+
+/// The kinds that restrict who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnreadKind {
+    /// Its workloads refuse everything.
+    AuthorizationPolicy,
+    /// Its workloads take mutual TLS only.
+    PeerAuthentication,
+}
+
 /// The objects of one source (in a folder: of one file), by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
@@ -54,13 +77,14 @@ pub struct Objects {
     pub endpoint_slices: Vec<Sourced<EndpointSlice>>,
     /// `security.istio.io/PeerAuthentication`
     pub peer_authentications: Vec<Sourced<PeerAuthentication>>,
+    /// `security.istio.io/AuthorizationPolicy`
+    pub authorization_policies: Vec<Sourced<AuthorizationPolicy>>,
     /// `isthmus.dev/v1alpha1/MeshConfig`
     pub mesh_configs: Vec<Sourced<MeshConfig>>,
     /// Resources whose rules this version does not enforce.
     pub unenforced: Vec<Sourced<Unenforced>>,
-    /// True when this source could not be read and may hold a PeerAuthentication:
-    /// the model then takes the stricter mode where it knows no other.
-    pub policy_unknown: bool,
+    /// Policies that this source may hold where it could not be read.
+    pub unread_policies: Vec<Sourced<UnreadPolicy>>,
 }
 
 impl Origin {

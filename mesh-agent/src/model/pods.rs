@@ -4,7 +4,7 @@ mod claims;
 mod convert;
 mod names;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -73,7 +73,15 @@ pub(super) fn workloads(
     let all_enrolled = drafts
         .iter()
         .all(|it| it.local.is_some() || !scope.is_to_enrol(it));
-    let workloads = drafts.into_iter().map(|draft| share(draft, scope));
+    let mut labels = HashSet::new();
+    let workloads = drafts.into_iter().map(|mut draft| {
+        draft.labels = match labels.get(&draft.labels) {
+            Some(same) => Arc::clone(same),
+            None => Arc::clone(&draft.labels),
+        };
+        labels.insert(Arc::clone(&draft.labels));
+        share(draft, scope)
+    });
     Pods {
         workloads: workloads.collect(),
         disputed,

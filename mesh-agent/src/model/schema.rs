@@ -1,12 +1,19 @@
 //! The resources that k8s-openapi does not have: our own `MeshConfig` and Istio's
-//! `PeerAuthentication`. Unknown fields are errors: a misspelt field in a
+//! `PeerAuthentication` and `AuthorizationPolicy`. Unknown fields are errors: a misspelt field in a
 //! security setting must not be read as its absence. Parsed by `config`.
+
+mod authorization;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+pub use authorization::{
+    AuthorizationPolicy, AuthorizationPolicySpec, Condition, ExtensionProvider, Operation,
+    PolicyAction, PolicyRule, RuleFrom, RuleTo, Source, TargetRef,
+};
 
 /// `isthmus.dev/v1alpha1/MeshConfig`: settings of the whole mesh. There is one,
 /// and its name is `mesh`.

@@ -16,7 +16,7 @@ use super::workload::Workload;
 use super::world::Owner;
 
 /// Names the service of an EndpointSlice, as in Kubernetes.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// A Kubernetes service.
 #[derive(Clone, Debug, PartialEq, Eq)]

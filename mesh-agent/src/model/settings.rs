@@ -1,15 +1,11 @@
-//! What holds for the whole mesh, from `MeshConfig` and the mesh-wide
-//! `PeerAuthentication`. Called by [`build`](super::build()).
+//! What holds for the whole mesh, from `MeshConfig`. Called by [`build`](super::build()).
 
 pub(super) mod foreign;
 mod tls;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::jiff;
-
-use super::object::{Objects, Origin, Sourced, key, name, namespace};
+use super::object::{Objects, Origin, Sourced, name};
 use super::problem::Problem;
-use super::schema::{MeshConfig, MutualTlsMode, PeerAuthentication, StaleListsMode};
+use super::schema::{MeshConfig, StaleListsMode};
 use super::world::World;
 use crate::identity::{DomainTrust, StaleLists, TrustDomain};
 use crate::tls::TlsSettings;
@@ -21,17 +17,14 @@ const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 
 /// The settings of the whole mesh.
-///
-/// The inbound mode is one for all workloads here. A policy module that knows
-/// namespaces, selectors and ports is to take its place; the question it answers
-/// ("is plaintext to this port of this workload taken?") stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshSettings {
     /// Of every identity in the mesh; `cluster.local` unless set.
     pub trust_domain: TrustDomain,
     /// Whose policies hold mesh-wide; `istio-system` unless set.
     pub root_namespace: String,
-    /// What meshed workloads take on connections from outside the mesh.
+    /// The mode of workloads that no narrower PeerAuthentication speaks of. To be
+    /// shown; the mode of a port is [`Policies::mtls_mode`](crate::policy::Policies::mtls_mode).
     pub inbound_mode: MtlsMode,
     /// How its workloads do TLS with each other.
     pub tls: TlsSettings,
@@ -48,6 +41,8 @@ pub enum MtlsMode {
     Permissive,
     /// Mutual TLS only.
     Strict,
+    /// No mutual TLS is asked for; it is taken all the same.
+    Disable,
 }
 
 impl Default for MeshSettings {
@@ -85,13 +80,6 @@ pub(super) fn settings(
     if let Some(config) = config {
         apply(config, &mut settings, previous, problems);
     }
-    let rules = sources.iter().flat_map(|o| &o.peer_authentications);
-    let rules = mesh_wide(rules.collect(), &settings.root_namespace, problems);
-    settings.inbound_mode = match rules {
-        Some(rule) => mode_of(rule),
-        None if sources.iter().any(|objects| objects.policy_unknown) => MtlsMode::Strict,
-        None => MtlsMode::Permissive,
-    };
     (settings, config.map(|config| config.origin.clone()))
 }
 
@@ -172,90 +160,4 @@ fn apply(
         StaleListsMode::Refuse => StaleLists::Refuse,
         StaleListsMode::Allow => StaleLists::Allow,
     };
-}
-
-/// The mesh-wide rule: of the root namespace, for all workloads and all ports. Of
-/// several the oldest holds, then the first by name, as in Istio.
-fn mesh_wide<'a>(
-    rules: Vec<&'a Sourced<PeerAuthentication>>,
-    root_namespace: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<&'a Sourced<PeerAuthentication>> {
-    let mut candidates = Vec::new();
-    for rule in rules {
-        match why_not_mesh_wide(rule, root_namespace) {
-            None => candidates.push(rule),
-            Some((field, message)) => problems.push(Problem::new(
-                &rule.origin,
-                object(rule),
-                field,
-                format!("not enforced by this version of Isthmus: {message}"),
-                format!(
-                    "only a rule for the whole mesh is: namespace {root_namespace}, no selector, no portLevelMtls"
-                ),
-            )),
-        }
-    }
-    candidates.sort_by_key(|rule| age_order(rule));
-    let (chosen, rest) = candidates.split_first()?;
-    for rule in rest {
-        problems.push(Problem::new(
-            &rule.origin,
-            object(rule),
-            "metadata.creationTimestamp",
-            format!(
-                "{} in {} is older and holds for the whole mesh; this one has no effect",
-                object(chosen),
-                chosen.origin
-            ),
-            "keep one of them",
-        ));
-    }
-    Some(chosen)
-}
-
-fn why_not_mesh_wide(
-    rule: &Sourced<PeerAuthentication>,
-    root_namespace: &str,
-) -> Option<(&'static str, &'static str)> {
-    let spec = &rule.object.spec;
-    if namespace(&rule.object.metadata) != root_namespace {
-        return Some(("metadata.namespace", "it is for one namespace"));
-    }
-    if spec
-        .selector
-        .as_ref()
-        .is_some_and(|s| !s.match_labels.is_empty())
-    {
-        return Some(("spec.selector", "it is for selected workloads"));
-    }
-    if !spec.port_level_mtls.is_empty() {
-        return Some(("spec.portLevelMtls", "it is for single ports"));
-    }
-    None
-}
-
-/// Oldest first; without a timestamp last, since such an object has no known age.
-fn age_order(
-    rule: &Sourced<PeerAuthentication>,
-) -> (bool, Option<&jiff::Timestamp>, &str, &Origin) {
-    let meta: &ObjectMeta = &rule.object.metadata;
-    let created = meta.creation_timestamp.as_ref().map(|time| &time.0);
-    (created.is_none(), created, name(meta), &rule.origin)
-}
-
-/// `DISABLE` speaks of tunnels towards the workload; of the mesh's own plaintext it
-/// asks nothing more than `PERMISSIVE` does.
-fn mode_of(rule: &Sourced<PeerAuthentication>) -> MtlsMode {
-    let mtls = rule.object.spec.mtls.clone().unwrap_or_default();
-    match mtls.mode {
-        MutualTlsMode::Strict => MtlsMode::Strict,
-        MutualTlsMode::Unset | MutualTlsMode::Disable | MutualTlsMode::Permissive => {
-            MtlsMode::Permissive
-        }
-    }
-}
-
-fn object(rule: &Sourced<PeerAuthentication>) -> String {
-    format!("PeerAuthentication {}", key(&rule.object.metadata))
 }

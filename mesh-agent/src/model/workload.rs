@@ -1,5 +1,6 @@
 //! A workload: one pod, as a source or destination of connections.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Whether it takes part in the mesh: reached over HBONE, whichever node it is on.
     pub meshed: bool,
+    /// `metadata.labels`, by which policies select. Pods with the same labels share them.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// `app.kubernetes.io/name`, or else `app`.
     pub app: Option<Arc<str>>,
     /// `app.kubernetes.io/version`, or else `version`.

@@ -13,6 +13,7 @@ use super::settings::{MeshSettings, foreign};
 use super::workload::Workload;
 use crate::addr::{OriginalDst, canonical, canonical_ip};
 use crate::identity::SpiffeId;
+use crate::policy::Policies;
 
 /// Workloads, services and settings at one moment.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,7 @@ pub struct World {
     pub(super) workloads: BTreeMap<Arc<str>, Arc<Workload>>,
     pub(super) services: Vec<Arc<Service>>,
     pub(super) owners: HashMap<IpAddr, Owner>,
+    pub(super) policies: Arc<Policies>,
 }
 
 /// Whose an address is.
@@ -63,6 +65,11 @@ impl World {
     /// The settings of the whole mesh.
     pub fn mesh(&self) -> &MeshSettings {
         &self.mesh
+    }
+
+    /// Who may talk to whom. Until a world was made of objects, nobody to anybody.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// All workloads, in the order of their uids.

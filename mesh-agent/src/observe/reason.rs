@@ -139,8 +139,17 @@ reasons! {
         "The tunnel client asked for an address that is not the pod's (answered with HTTP 400).",
         "the client's configuration is stale, or it is hostile";
     PolicyDenied, "POLICY_DENIED", Deny,
-        "An authorization policy refused the client (answered with HTTP 401).",
-        "allow the client's identity in a policy that selects the pod";
+        "A rule of a DENY authorization policy matched the connection (HTTP 401 between agents).",
+        "nothing, if it was meant; otherwise narrow the rule that the detail names";
+    PolicyNoAllow, "POLICY_NO_ALLOW", Deny,
+        "There are ALLOW authorization policies for the destination and none of them matched (HTTP 401 between agents).",
+        "allow the client in a policy that selects the destination; the detail names the rule that came nearest";
+    PolicyUnusable, "POLICY_UNUSABLE", Deny,
+        "An authorization policy that may select the destination cannot be used, and no good version of it is known.",
+        "mend the policy or the file, as mesh-agent problems says";
+    PolicyNotSynced, "POLICY_NOT_SYNCED", Deny,
+        "No configuration was read yet, so which policies hold is not known.",
+        "wait until the agent is ready; if it does not become so, see mesh-agent status";
     AppRefused, "APP_REFUSED", Connect,
         "Nothing in the destination pod listens on the port asked for (HTTP 503 between agents).",
         "check that the application runs and listens on the pod's address, not on 127.0.0.1 alone";

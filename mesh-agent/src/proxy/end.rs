@@ -142,12 +142,7 @@ impl From<CredentialError> for Failure {
 
 impl From<Denial> for Failure {
     fn from(denial: Denial) -> Self {
-        let reason = match &denial {
-            Denial::PlaintextInStrict => Reason::PlaintextRefused,
-            Denial::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
-            Denial::DestinationUnknown => Reason::DestinationUnknown,
-        };
-        Self::denied(reason, denial)
+        Self::denied(denial.reason(), denial)
     }
 }
 

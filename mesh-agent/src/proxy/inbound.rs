@@ -17,7 +17,7 @@ use crate::hbone::{
     ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
 };
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason};
-use crate::policy::{self, Peer};
+use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
 use crate::tls::{self, Secured, Session};
 
@@ -185,9 +185,21 @@ async fn connect(
         .confirm(&shared.trust.current())
         .map_err(|failure| (Refusal::Unauthorized, Failure::from(failure)))?;
     let generation = shared.generation.load();
-    let mesh = generation.world.mesh();
-    let peer = Peer::Authenticated(&tunnel.session.peer);
-    let permit = policy::inbound(peer, mesh)
+    let world = &generation.world;
+    let decision = policy::inbound(
+        world.policies(),
+        world.mesh(),
+        &InboundRequest {
+            destination: &tunnel.pod.workload(),
+            port: to.port(),
+            destination_ip: to.ip(),
+            peer: Peer::Authenticated(&tunnel.session.peer),
+            peer_ip: tunnel.peer.ip(),
+            client_ip: client.0.ip(),
+        },
+    );
+    let permit = decision
+        .outcome
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;
     dial::application(&tunnel.worker.shared, &tunnel.pod, &permit, to, client)
         .await

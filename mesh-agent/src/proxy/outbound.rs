@@ -15,7 +15,7 @@ use super::{Generation, Pod, dial};
 use crate::addr::{ClientAddr, OriginalDst};
 use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
-use crate::policy::{self, OutboundPermit, Target};
+use crate::policy::{self, InboundRequest, OutboundPermit, Peer, Target};
 use crate::relay;
 
 /// Endpoints of a service that are tried before the application is told.
@@ -113,12 +113,22 @@ async fn attempt(
     if let Some(workload) = &candidate.workload {
         record.set_peer(worker.labels.workload(workload));
     }
+    let own = pod.workload();
     let target = match &candidate.workload {
         _ if pod.owns(to.ip()) => Target::SamePod,
-        Some(workload) if workload.meshed => Target::Meshed(&workload.identity),
+        Some(workload) if workload.meshed => Target::Meshed(InboundRequest {
+            destination: workload,
+            port: to.port(),
+            destination_ip: to.ip(),
+            peer: Peer::Authenticated(&own.identity),
+            peer_ip: source.ip(),
+            client_ip: source.ip(),
+        }),
         _ => Target::OutsideMesh,
     };
-    match policy::outbound(target, generation.complete)? {
+    let world = &generation.world;
+    let decision = policy::outbound(world.policies(), world.mesh(), &target, generation.complete);
+    match decision.outcome? {
         OutboundPermit::Tunnel(permit) => {
             let request = request(pod, to, source);
             let workload = candidate.workload.as_ref();

@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{Pod, dial};
 use crate::addr::ClientAddr;
 use crate::observe::Security;
-use crate::policy::{self, Peer};
+use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
 
 /// Serves one connection that `sk_lookup` brought from outside the pod.
@@ -52,8 +52,20 @@ async fn connect(
     peer: SocketAddr,
 ) -> Result<TcpStream, Failure> {
     let generation = worker.shared.generation.load();
-    let mesh = generation.world.mesh();
-    let permit = policy::inbound(Peer::Plaintext, mesh)?;
+    let world = &generation.world;
+    let decision = policy::inbound(
+        world.policies(),
+        world.mesh(),
+        &InboundRequest {
+            destination: &pod.workload(),
+            port: local.port(),
+            destination_ip: local.ip(),
+            peer: Peer::Plaintext,
+            peer_ip: peer.ip(),
+            client_ip: peer.ip(),
+        },
+    );
+    let permit = decision.outcome?;
     dial::application(&worker.shared, pod, &permit, local, ClientAddr(peer))
         .await
         .map_err(app_failure)

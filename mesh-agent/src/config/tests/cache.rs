@@ -148,27 +148,67 @@ fn a_file_that_never_was_good_leaves_the_reading_incomplete() {
 }
 
 #[test]
-fn only_a_bad_file_that_may_hold_a_policy_makes_the_policy_unknown() {
+fn the_policies_that_a_bad_file_may_hold_are_feared_until_it_is_good() {
+    let policy = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let bad_pod = "---\napiVersion: v1\nkind: Pod\nmetadata: []\n";
     for (text, expected) in [
-        ("kind: [", false),
-        ("kind: PeerAuthentication\nspec: [", true),
+        ("kind: [".to_owned(), vec![]),
         (
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {mtls: {mode: strict}}\n",
-            true,
+            "kind: PeerAuthentication\nspec: [".to_owned(),
+            vec!["PeerAuthentication of any for all"],
+        ),
+        (
+            policy("PeerAuthentication", "{mtls: {mode: strict}}"),
+            vec!["PeerAuthentication of shop for all"],
+        ),
+        (
+            policy("AuthorizationPolicy", "{acton: DENY}"),
+            vec!["AuthorizationPolicy of shop for all"],
+        ),
+        (
+            policy(
+                "AuthorizationPolicy",
+                "{acton: DENY, selector: {matchLabels: {app: web}}}",
+            ),
+            vec!["AuthorizationPolicy of shop for {\"app\": \"web\"}"],
+        ),
+        (
+            policy("AuthorizationPolicy", "{action: AUDIT, rule: []}"),
+            vec![],
+        ),
+        // A good policy in a file that is rejected for another object's sake.
+        (
+            policy("AuthorizationPolicy", "{}") + bad_pod,
+            vec!["AuthorizationPolicy of shop for all"],
         ),
     ] {
-        let folder = Folder::with(&[("a.yaml", text)]);
+        let folder = Folder::with(&[("a.yaml", &text)]);
         let mut cache = cache(&folder);
         cache.refresh();
-        let unknown = cache.objects().any(|objects| objects.policy_unknown);
-        assert_eq!(unknown, expected, "{text}");
+        assert_eq!(feared(&cache), expected, "{text}");
         folder.write("a.yaml", &pod("a", "10.1.0.2"));
         cache.refresh();
-        assert!(
-            !cache.objects().any(|objects| objects.policy_unknown),
-            "{text}"
-        );
+        assert!(feared(&cache).is_empty(), "{text}");
+        // From now on there is a last good version, which knows of no policy.
+        folder.write("a.yaml", &text);
+        cache.refresh();
+        assert!(feared(&cache).is_empty(), "{text}");
     }
+}
+
+fn feared(cache: &Cache) -> Vec<String> {
+    let unread = cache.objects().flat_map(|objects| &objects.unread_policies);
+    let unread = unread.map(|unread| {
+        let namespace = unread.object.namespace.as_deref().unwrap_or("any");
+        let selector = unread.object.selector.as_ref();
+        let selector = selector.map_or("all".to_owned(), |it| format!("{:?}", it.match_labels));
+        format!("{:?} of {namespace} for {selector}", unread.object.kind)
+    });
+    unread.collect()
 }
 
 #[test]

@@ -104,6 +104,7 @@ pub(super) fn convert(
         tls_names,
         addresses: if host_network { Vec::new() } else { addresses },
         meshed,
+        labels: Arc::new(meta.labels.clone().unwrap_or_default()),
         app: label(object, &["app.kubernetes.io/name", "app"]),
         version: label(object, &["app.kubernetes.io/version", "version"]),
         local,

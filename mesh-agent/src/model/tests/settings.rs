@@ -1,7 +1,7 @@
 //! The mesh-wide settings and the resources that are not enforced.
 
-use super::super::{MtlsMode, Objects, build};
-use super::{NODE, built, complaints, objects, rebuilt};
+use super::super::{MtlsMode, Objects, Origin, Sourced, UnreadKind, UnreadPolicy, build};
+use super::{NODE, built, complaints, objects, pod, rebuilt};
 
 fn peer_authentication(name: &str, namespace: &str, created: &str, spec: &str) -> String {
     format!(
@@ -35,7 +35,7 @@ fn the_mesh_wide_mode() {
         ),
         ("{mtls: {mode: PERMISSIVE}}", MtlsMode::Permissive),
         ("{mtls: {mode: UNSET}}", MtlsMode::Permissive),
-        ("{mtls: {mode: DISABLE}}", MtlsMode::Permissive),
+        ("{mtls: {mode: DISABLE}}", MtlsMode::Disable),
         ("{mtls: {}}", MtlsMode::Permissive),
         ("{}", MtlsMode::Permissive),
     ] {
@@ -47,41 +47,31 @@ fn the_mesh_wide_mode() {
 }
 
 #[test]
-fn rules_that_are_not_mesh_wide_are_reported_and_do_nothing() {
+fn rules_that_mean_nothing_in_the_root_namespace_are_reported() {
     let strict = "mtls: {mode: STRICT}";
-    for (namespace, spec, field) in [
-        ("shop", format!("{{{strict}}}"), "metadata.namespace"),
+    for (spec, field, expected) in [
         (
-            "istio-system",
             format!("{{{strict}, selector: {{matchLabels: {{app: web}}}}}}"),
             "spec.selector",
+            MtlsMode::Permissive,
         ),
+        // What the ports were to be is not known, so it counts for the strictest.
         (
-            "istio-system",
-            format!("{{{strict}, portLevelMtls: {{80: {{mode: DISABLE}}}}}}"),
+            "{mtls: {mode: PERMISSIVE}, portLevelMtls: {80: {mode: DISABLE}}}".to_owned(),
             "spec.portLevelMtls",
+            MtlsMode::Strict,
         ),
     ] {
-        let built = built(&peer_authentication("rule", namespace, "", &spec));
+        let built = built(&peer_authentication("rule", "istio-system", "", &spec));
         let [problem] = &built.problems[..] else {
             panic!("{:?}", built.problems)
         };
         assert_eq!(problem.field, field);
-        assert!(
-            problem
-                .message
-                .starts_with("not enforced by this version of Isthmus"),
-            "{problem}"
-        );
         assert_eq!(
             problem.object.as_deref(),
-            Some(&*format!("PeerAuthentication {namespace}/rule"))
+            Some("PeerAuthentication istio-system/rule")
         );
-        assert_eq!(
-            built.world.mesh().inbound_mode,
-            MtlsMode::Permissive,
-            "{spec}"
-        );
+        assert_eq!(built.world.mesh().inbound_mode, expected, "{spec}");
     }
 }
 
@@ -121,16 +111,33 @@ fn of_two_mesh_wide_rules_the_oldest_then_the_first_by_name_holds() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_read_counts_as_strict_unless_one_is_known() {
-    let unread = Objects {
-        policy_unknown: true,
-        ..Objects::default()
+fn a_mode_that_cannot_be_read_counts_as_strict_for_whom_it_may_be() {
+    let unread = |namespace: Option<&str>| {
+        let object = UnreadPolicy {
+            kind: UnreadKind::PeerAuthentication,
+            namespace: namespace.map(str::to_owned),
+            name: None,
+            selector: None,
+        };
+        let origin = Origin::new(std::path::Path::new("bad.yaml"), 1);
+        Objects {
+            unread_policies: vec![Sourced { object, origin }],
+            ..Objects::default()
+        }
     };
-    let alone = build([&unread], NODE, None);
-    assert_eq!(alone.world.mesh().inbound_mode, MtlsMode::Strict);
     let rule = peer_authentication("default", "istio-system", "", "{mtls: {mode: PERMISSIVE}}");
-    let with_rule = build([&unread, &objects("rule.yaml", &rule)], NODE, None);
-    assert_eq!(with_rule.world.mesh().inbound_mode, MtlsMode::Permissive);
+    let rule = objects("rule.yaml", &(rule + &pod("web", "10.1.0.2")));
+    for (namespace, of_mesh, of_pod) in [
+        (None, MtlsMode::Strict, MtlsMode::Strict),
+        (Some("istio-system"), MtlsMode::Strict, MtlsMode::Strict),
+        (Some("shop"), MtlsMode::Permissive, MtlsMode::Strict),
+        (Some("other"), MtlsMode::Permissive, MtlsMode::Permissive),
+    ] {
+        let world = build([&unread(namespace), &rule], NODE, None).world;
+        assert_eq!(world.mesh().inbound_mode, of_mesh, "{namespace:?}");
+        let web = world.workload("shop/web").unwrap();
+        assert_eq!(world.policies().mtls_mode(web, 80).mode, of_pod, "{namespace:?}");
+    }
 }
 
 #[test]
@@ -180,7 +187,6 @@ fn what_is_not_enforced_is_said_and_what_does_not_concern_us_is_not() {
         )
     };
     for (version, kind, expected) in [
-        ("security.istio.io/v1", "AuthorizationPolicy", true),
         ("security.istio.io/v1", "RequestAuthentication", true),
         ("networking.istio.io/v1", "Gateway", true),
         ("networking.istio.io/v1alpha3", "VirtualService", true),

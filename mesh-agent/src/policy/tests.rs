@@ -1,0 +1,1 @@
+//! Tests of the policy: see the tables in `testdata`.

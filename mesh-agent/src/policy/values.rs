@@ -1,0 +1,181 @@
+//! The values that a rule compares with: texts with wildcards, blocks of addresses,
+//! ports. Made by `model`, which has checked them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::addr::canonical_ip;
+use crate::identity::SpiffeId;
+
+/// One of Istio's four kinds of text match: exact, prefix (`abc*`), suffix (`*abc`)
+/// and presence (`*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    Suffix(Box<str>),
+    Present,
+}
+
+/// Addresses that share their first bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IpBlock {
+    network: IpAddr,
+    bits: u8,
+}
+
+/// Why a text is no block of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadBlock {
+    #[error("{0:?} is neither an IP address nor a CIDR block")]
+    Shape(String),
+    #[error("{0:?} has more bits than its address")]
+    Bits(String),
+}
+
+/// A service account of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) namespace: Box<str>,
+    pub(crate) name: Box<str>,
+}
+
+impl Pattern {
+    /// As Istio reads a value: a star counts at the ends only.
+    pub(crate) fn new(text: &str) -> Self {
+        if text == "*" {
+            Self::Present
+        } else if let Some(suffix) = text.strip_prefix('*') {
+            Self::Suffix(suffix.into())
+        } else if let Some(prefix) = text.strip_suffix('*') {
+            Self::Prefix(prefix.into())
+        } else {
+            Self::Exact(text.into())
+        }
+    }
+
+    /// Whether the text made of `parts` matches. No text is put together for it.
+    pub(super) fn matches(&self, parts: &[&str]) -> bool {
+        match self {
+            Self::Exact(exact) => {
+                let length: usize = parts.iter().map(|part| part.len()).sum();
+                length == exact.len() && starts_with(parts, exact)
+            }
+            Self::Prefix(prefix) => starts_with(parts, prefix),
+            Self::Suffix(suffix) => ends_with(parts, suffix),
+            Self::Present => parts.iter().any(|part| !part.is_empty()),
+        }
+    }
+}
+
+fn starts_with(parts: &[&str], prefix: &str) -> bool {
+    let mut rest = prefix.as_bytes();
+    for part in parts.iter().map(|part| part.as_bytes()) {
+        if rest.len() <= part.len() {
+            return part.starts_with(rest);
+        }
+        match rest.strip_prefix(part) {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+fn ends_with(parts: &[&str], suffix: &str) -> bool {
+    let mut rest = suffix.as_bytes();
+    for part in parts.iter().rev().map(|part| part.as_bytes()) {
+        if rest.len() <= part.len() {
+            return part.ends_with(rest);
+        }
+        match rest.strip_suffix(part) {
+            Some(before) => rest = before,
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+/// An identity as policies write it: without `spiffe://`.
+pub(super) fn principal(identity: &SpiffeId) -> [&str; 5] {
+    let domain = identity.trust_domain().as_str();
+    [
+        domain,
+        "/ns/",
+        identity.namespace(),
+        "/sa/",
+        identity.service_account(),
+    ]
+}
+
+impl IpBlock {
+    pub(crate) fn new(text: &str) -> Result<Self, BadBlock> {
+        let shape = || BadBlock::Shape(text.to_owned());
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| shape())?;
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => all,
+            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => {
+                bits.parse().map_err(|_| shape())?
+            }
+            Some(_) => return Err(shape()),
+        };
+        if bits > all {
+            return Err(BadBlock::Bits(text.to_owned()));
+        }
+        let network = canonical_ip(address);
+        if network.is_ipv4() == address.is_ipv4() {
+            return Ok(Self { network, bits });
+        }
+        // An IPv4-mapped block: of its bits, the first 96 say that it is one.
+        match bits.checked_sub(96) {
+            Some(bits) => Ok(Self { network, bits }),
+            None => Ok(Self {
+                network: address,
+                bits,
+            }),
+        }
+    }
+
+    /// `ip` in canonical form.
+    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                let differing = u32::from(network) ^ u32::from(ip);
+                differing.leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                let differing = u128::from(network) ^ u128::from(ip);
+                differing.leading_zeros() >= u32::from(self.bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
+            Self::Present => f.write_str("*"),
+        }
+    }
+}
+
+impl fmt::Display for IpBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.bits)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
