@@ -60,13 +60,14 @@ type At = (u32, u32);
 impl Bucket {
     pub(super) fn add(&mut self, policy: &Arc<Policy>) {
         let list = match (policy.action, policy.dry_run) {
-            (Action::Refuse, true) => return,
+            // Such a policy would refuse nothing, or report what nobody asked to see yet.
+            (Action::Refuse | Action::Audit, true) => return,
             (Action::Refuse, false) => return self.refuse.push(policy.name.clone()),
             (Action::Deny, false) => &mut self.deny,
             (Action::Allow, false) => &mut self.allow,
             (Action::Deny, true) => &mut self.dry_deny,
             (Action::Allow, true) => &mut self.dry_allow,
-            (Action::Audit, _) => &mut self.audit,
+            (Action::Audit, false) => &mut self.audit,
         };
         list.add(policy);
     }

@@ -136,7 +136,11 @@ fn a_mode_that_cannot_be_read_counts_as_strict_for_whom_it_may_be() {
         let world = build([&unread(namespace), &rule], NODE, None).world;
         assert_eq!(world.mesh().inbound_mode, of_mesh, "{namespace:?}");
         let web = world.workload("shop/web").unwrap();
-        assert_eq!(world.policies().mtls_mode(web, 80).mode, of_pod, "{namespace:?}");
+        assert_eq!(
+            world.policies().mtls_mode(web, 80).mode,
+            of_pod,
+            "{namespace:?}"
+        );
     }
 }
 
