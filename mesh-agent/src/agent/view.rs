@@ -17,9 +17,10 @@ use crate::admin::AgentView;
 use crate::admin::api::{
     Attachment, ConfigStatus, KernelStatus, Limits, Status, WorkloadState, WorkloadStatus,
 };
+use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::{KernelPod, NetnsCookie};
-use crate::model::{MtlsMode, Workload};
-use crate::observe::ConnectionInfo;
+use crate::model::Workload;
+use crate::observe::{ConnectionInfo, Flow};
 use crate::proxy::{Pod, Shared};
 
 /// How far the agent has come.
@@ -164,7 +165,7 @@ impl AgentView for View {
             ready: not_ready.is_empty(),
             not_ready,
             trust_domain: mesh.trust_domain.to_string(),
-            inbound_mode: mode(mesh.inbound_mode).to_owned(),
+            inbound_mode: mesh.inbound_mode.as_str().to_owned(),
             config: ConfigStatus {
                 dir: self.options.config.display().to_string(),
                 generation: generation.number,
@@ -213,7 +214,7 @@ impl AgentView for View {
                 state,
                 mode: (local && workload.meshed).then(|| {
                     let strictest = policies.strictest_mode(workload);
-                    mode(strictest.mode).to_owned()
+                    strictest.mode.as_str().to_owned()
                 }),
                 since_s: Some(self.since(&workload.uid, state)),
                 problems,
@@ -226,6 +227,27 @@ impl AgentView for View {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         self.shared.observer.connections()
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        let generation = self.shared.generation.load_full();
+        let scene = explain::Scene {
+            world: &generation.world,
+            generation: generation.number,
+            complete: generation.complete,
+        };
+        match question {
+            Question::Would(query) => explain::would(&scene, query),
+            Question::Connection(id) => {
+                let account = self.shared.observer.find(*id);
+                let account = account.ok_or_else(|| ExplainError::NoConnection(id.to_string()))?;
+                Ok(explain::past(&scene, &account))
+            }
+        }
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        self.shared.observer.flows()
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
@@ -287,12 +309,4 @@ fn missing(workload: &Workload, pod: &Pod, kernel: Option<&KernelPod>) -> Vec<St
         );
     }
     missing
-}
-
-fn mode(mode: MtlsMode) -> &'static str {
-    match mode {
-        MtlsMode::Strict => "STRICT",
-        MtlsMode::Permissive => "PERMISSIVE",
-        MtlsMode::Disable => "DISABLE",
-    }
 }
