@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mesh_agent::admin::api::{Status, WorkloadState, WorkloadStatus};
 use mesh_agent::admin::{Admin, AdminSocket, AgentView};
+use mesh_agent::explain::{ExplainError, Explanation, Question};
 use mesh_agent::observe::{ConnectionInfo, Registry};
 
 struct Fake;
@@ -33,6 +34,17 @@ impl AgentView for Fake {
     }
 
     fn connections(&self) -> Vec<ConnectionInfo> {
+        Vec::new()
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        match question {
+            Question::Would(query) => Err(ExplainError::NoPod(query.from.clone())),
+            Question::Connection(id) => Err(ExplainError::NoConnection(id.to_string())),
+        }
+    }
+
+    fn flows(&self) -> Vec<mesh_agent::observe::Flow> {
         Vec::new()
     }
 
