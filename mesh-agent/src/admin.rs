@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use crate::observe::{ConnectionInfo, Registry};
+use crate::explain::{ExplainError, Explanation, Question};
+use crate::observe::{ConnectionInfo, Flow, Registry};
 
 pub use socket::AdminSocket;
 
@@ -27,6 +28,15 @@ pub trait AgentView: Send + Sync + 'static {
     fn status(&self) -> api::Status;
     /// Every workload that the configuration names, local or not.
     fn workloads(&self) -> Vec<api::WorkloadStatus>;
+    /// Why a connection would be let in or refused, or was.
+    ///
+    /// # Errors
+    /// When the configuration or the agent does not know what is asked about.
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError>;
+
+    /// Who lately talked to whom.
+    fn flows(&self) -> Vec<Flow>;
+
     /// The open connections.
     fn connections(&self) -> Vec<ConnectionInfo>;
     /// Compares what is meant for each pod with what the kernel has, now, and puts back what

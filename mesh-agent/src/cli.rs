@@ -6,8 +6,11 @@ pub mod ca;
 pub mod check;
 mod clean;
 mod connections;
+pub mod explain;
+mod flows;
 mod human;
 mod output;
+pub mod policy;
 mod probe;
 pub mod run;
 mod status;
@@ -59,6 +62,12 @@ pub enum Tool {
     Workloads(Query),
     /// List the open connections.
     Connections(Query),
+    /// Say why a connection would be let in or refused, or was.
+    Explain(explain::ExplainArgs),
+    /// List who lately talked to whom, as the agent recorded it.
+    Flows(Query),
+    /// Try policies out, or check them, before they are in force.
+    Policy(policy::PolicyArgs),
     /// List what is wrong in the configuration.
     Problems(Query),
     /// Compare what is meant for each pod with what the kernel has now, and mend what differs.
@@ -100,6 +109,12 @@ pub enum CliError {
     /// The authority could not do it.
     #[error(transparent)]
     Ca(#[from] ca::CaCommandError),
+    /// The question is none.
+    #[error(transparent)]
+    Question(#[from] crate::explain::QueryError),
+    /// The policies could not be looked at.
+    #[error(transparent)]
+    Policy(#[from] policy::PolicyError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -107,7 +122,7 @@ pub enum CliError {
 
 impl Tool {
     /// Carries the command out. The exit code is 1 when `check` or `audit` found something
-    /// missing.
+    /// missing, or `policy lint` something wrong.
     ///
     /// # Errors
     /// See [`CliError`].
@@ -124,6 +139,13 @@ impl Tool {
                     .show("/connections", |all: &Vec<_>| connections::render(all))
                     .await?;
             }
+            Self::Explain(args) => args.run().await?,
+            Self::Flows(query) => {
+                query
+                    .show("/flows", |all: &Vec<_>| flows::render(all))
+                    .await?;
+            }
+            Self::Policy(args) => return Ok(args.run().await?),
             Self::Problems(query) => {
                 query
                     .show("/problems", |all: &Vec<_>| status::render_problems(all))

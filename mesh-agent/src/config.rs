@@ -25,7 +25,7 @@ mod tests;
 
 pub use cache::MAX_FILE_BYTES;
 pub use document::read_objects;
-pub use folder::{ConfigError, FolderSource, Loaded};
+pub use folder::{ConfigError, FolderSource, Loaded, Offline, read_folder};
 pub use local::check_local_pod;
 
 pub use crate::model::Problem;

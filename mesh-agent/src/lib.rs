@@ -14,8 +14,9 @@
 //!    inside pod B. That agent proves to be pod B, learns who pod A is, asks its own
 //!    [`policy`], and dials the application over pod B's own address.
 //! 6. The [`relay`] carries bytes, half-closes and resets in both directions.
-//! 7. [`observe`] writes the connection's one line and moves the counters;
-//!    [`admin`] and [`cli`] show them.
+//! 7. [`observe`] writes the connection's one line and moves the counters; [`explain`]
+//!    says why policy spoke as it did, [`simulate`] what it would say under another
+//!    configuration, [`lint`] what is wrong with one; [`admin`] and [`cli`] show them.
 //!
 //! [`agent`] starts all this, brings pods in and out of the mesh, and ends it.
 
@@ -44,6 +45,12 @@ pub mod hbone;
 pub mod relay;
 
 pub mod observe;
+
+pub mod explain;
+
+pub mod simulate;
+
+pub mod lint;
 
 pub mod admin;
 

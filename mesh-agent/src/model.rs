@@ -35,7 +35,8 @@ mod tests;
 
 pub use build::{Built, build};
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
-pub use problem::Problem;
+pub(crate) use object::{key, namespace};
+pub use problem::{Problem, Severity};
 pub use schema::{
     AuthorizationPolicy, AuthorizationPolicySpec, CertificateData, Condition, ExtensionProvider,
     LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode, Operation,

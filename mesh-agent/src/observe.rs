@@ -3,7 +3,9 @@
 //! interface reads the rest.
 
 mod access;
+mod account;
 mod connection;
+mod flows;
 mod info;
 mod labels;
 mod live;
@@ -11,6 +13,8 @@ pub mod logging;
 mod meter;
 pub mod metrics;
 mod reason;
+mod recent;
+mod ruling;
 mod traffic;
 
 use std::sync::Arc;
@@ -21,16 +25,24 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::Notify;
 
 pub use access::AccessLog;
+pub use account::Account;
 pub use connection::{Connection, Opening};
+pub use flows::{Flow, Reporter};
 pub use info::ConnectionInfo;
 pub use labels::{Direction, PodLabels, Security};
 pub use live::{ConnectionId, LiveConnection};
 pub use meter::{Meter, Totals};
 pub use metrics::{Registry, Sample};
 pub use reason::{Outcome, Reason, ResponseFlag};
+pub use ruling::Ruling;
 
+use access::Record;
+use flows::Flows;
 use live::Table;
+use recent::Recent;
 use traffic::{Traffic, TrafficCollector};
+
+use crate::policy::Would;
 
 /// The agent's view of its own traffic. One, shared by all workers.
 #[derive(Debug)]
@@ -40,6 +52,10 @@ pub struct Observer {
     access: AccessLog,
     refused: Family<EndLabels, Counter>,
     broken: Family<EndLabels, Counter>,
+    audited: Family<DirectionLabels, Counter>,
+    on_trial: Family<TrialLabels, Counter>,
+    recent: Recent,
+    flows: Flows,
     one_ended: Notify,
 }
 
@@ -61,12 +77,28 @@ impl Observer {
             "Connections that failed or were cut after they had been established",
             broken.clone(),
         );
+        let audited = Family::default();
+        registry.register(
+            "isthmus_connections_audited",
+            "Connections that an AUDIT policy matched",
+            audited.clone(),
+        );
+        let on_trial = Family::default();
+        registry.register(
+            "isthmus_connections_dry_run",
+            "Connections that a policy under dry run would have refused or let in, were it enforced",
+            on_trial.clone(),
+        );
         Arc::new(Self {
             table,
             traffic,
             access,
             refused,
             broken,
+            audited,
+            on_trial,
+            recent: Recent::new(),
+            flows: Flows::new(),
             one_ended: Notify::new(),
         })
     }
@@ -90,6 +122,17 @@ impl Observer {
             .for_each(|connection| all.push(ConnectionInfo::from(&**connection)));
         all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         all
+    }
+
+    /// A connection that is open, or that ended lately.
+    pub fn find(&self, id: ConnectionId) -> Option<Account> {
+        let open = self.table.get(id).map(|it| Account::open(&it));
+        open.or_else(|| self.recent.get(id).map(|it| Account::ended(&it)))
+    }
+
+    /// Who lately talked to whom, in the order of the destinations.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.flows.list()
     }
 
     /// How many connections are open now.
@@ -150,8 +193,14 @@ impl Observer {
         &self.access
     }
 
-    fn ended(&self, connection: &LiveConnection, established: bool, outcome: Outcome) {
+    fn ended(&self, record: &Record, established: bool) {
+        let (connection, outcome) = (&*record.connection, record.outcome);
         self.traffic.closed(connection, outcome.reason());
+        let details = connection.close();
+        self.flows.record(connection, &details, outcome);
+        self.count_ruling(connection.direction(), details.ruling.as_ref());
+        // Kept before it leaves the table, so that it is in one of the two at every moment.
+        self.recent.keep(record.clone());
         self.table.remove(connection.id());
         self.one_ended.notify_waiters();
         let Some(reason) = outcome.reason() else {
@@ -165,6 +214,35 @@ impl Observer {
         };
         family.get_or_create(&labels).inc();
     }
+
+    fn count_ruling(&self, direction: Direction, ruling: Option<&Ruling>) {
+        let Some(ruling) = ruling else {
+            return;
+        };
+        let direction = direction.as_str();
+        if !ruling.audited.is_empty() {
+            let labels = DirectionLabels { direction };
+            self.audited.get_or_create(&labels).inc();
+        }
+        for would in [Would::Allow, Would::Deny] {
+            if ruling.would(would) {
+                let would = would.as_str();
+                let labels = TrialLabels { direction, would };
+                self.on_trial.get_or_create(&labels).inc();
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TrialLabels {
+    direction: &'static str,
+    would: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

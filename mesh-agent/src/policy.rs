@@ -11,9 +11,11 @@
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>,
 //! <https://istio.io/latest/docs/reference/config/security/peer_authentication/>.
 
+mod basis;
 mod bucket;
 mod decide;
 mod denial;
+mod empty;
 mod mtls;
 mod request;
 mod rule;
@@ -26,6 +28,7 @@ mod tests;
 use crate::identity::SpiffeId;
 use crate::model::MeshSettings;
 
+pub use basis::{Basis, RuleRef, basis, matching};
 pub(crate) use bucket::{Action, Policy};
 pub use denial::{Denial, Identity, ModeSource, NearestMiss, PolicyRef};
 pub use mtls::EffectiveMode;

@@ -8,6 +8,7 @@ use mesh_agent::admin::api::{
     AuditReport, AuditState, PodAudit, ProbeResult, Status, WorkloadState, WorkloadStatus,
 };
 use mesh_agent::admin::{Admin, AdminSocket, AgentView};
+use mesh_agent::explain::{ExplainError, Explanation, Question};
 use mesh_agent::observe::{ConnectionInfo, Registry};
 
 struct Fake;
@@ -55,6 +56,17 @@ impl AgentView for Fake {
             pods: vec![pod],
             ..AuditReport::default()
         })
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        match question {
+            Question::Would(query) => Err(ExplainError::NoPod(query.from.clone())),
+            Question::Connection(id) => Err(ExplainError::NoConnection(id.to_string())),
+        }
+    }
+
+    fn flows(&self) -> Vec<mesh_agent::observe::Flow> {
+        Vec::new()
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Serialize;
 
 use super::{Admin, AgentView};
+use crate::explain::Question;
 use crate::observe::metrics;
 
 /// Which of the two interfaces a request came in by.
@@ -24,59 +25,71 @@ type Answer = Response<Full<Bytes>>;
 struct Route {
     path: &'static str,
     on_node: bool,
-    answer: fn(&Admin) -> Answer,
+    /// From the interface and the request's query.
+    answer: fn(&Admin, &str) -> Answer,
 }
 
 const ROUTES: &[Route] = &[
     Route {
         path: "/healthz",
         on_node: true,
-        answer: |_| text(StatusCode::OK, "ok\n"),
+        answer: |_, _| text(StatusCode::OK, "ok\n"),
     },
     Route {
         path: "/readyz",
         on_node: true,
-        answer: |admin| ready(&*admin.view),
+        answer: |admin, _| ready(&*admin.view),
     },
     Route {
         path: "/metrics",
         on_node: true,
-        answer: scrape,
+        answer: |admin, _| scrape(admin),
     },
     Route {
         path: "/status",
         on_node: false,
-        answer: |admin| json(&admin.view.status()),
+        answer: |admin, _| json(&admin.view.status()),
     },
     Route {
         path: "/workloads",
         on_node: false,
-        answer: |admin| json(&admin.view.workloads()),
+        answer: |admin, _| json(&admin.view.workloads()),
     },
     Route {
         path: "/connections",
         on_node: false,
-        answer: |admin| json(&admin.view.connections()),
+        answer: |admin, _| json(&admin.view.connections()),
+    },
+    Route {
+        path: "/explain",
+        on_node: false,
+        answer: |admin, query| explain(&*admin.view, query),
+    },
+    Route {
+        path: "/flows",
+        on_node: false,
+        answer: |admin, _| json(&admin.view.flows()),
     },
     Route {
         path: "/audit",
         on_node: false,
-        answer: |admin| audit(&*admin.view, false),
+        answer: |admin, _| audit(&*admin.view, false),
     },
     Route {
         path: "/audit/probe",
         on_node: false,
-        answer: |admin| audit(&*admin.view, true),
+        answer: |admin, _| audit(&*admin.view, true),
     },
     Route {
         path: "/problems",
         on_node: false,
-        answer: |admin| json(&admin.view.status().config.problems),
+        answer: |admin, _| json(&admin.view.status().config.problems),
     },
 ];
 
 /// Answers one request. May block briefly, as [`AgentView`] may.
-pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, path: &str) -> Answer {
+pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, uri: &Uri) -> Answer {
+    let path = uri.path();
     let shown = |route: &&Route| route.on_node || surface == Surface::Socket;
     let Some(route) = ROUTES.iter().filter(shown).find(|route| route.path == path) else {
         let known: Vec<_> = ROUTES
@@ -97,7 +110,7 @@ pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, path: &st
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    (route.answer)(admin)
+    (route.answer)(admin, uri.query().unwrap_or_default())
 }
 
 /// The answer when making the proper one failed.
@@ -134,6 +147,17 @@ fn audit(view: &dyn AgentView, probe: bool) -> Answer {
     match view.audit(probe) {
         Ok(report) => json(&report),
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+fn explain(view: &dyn AgentView, query: &str) -> Answer {
+    let question = match Question::parse(query) {
+        Ok(question) => question,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    match view.explain(&question) {
+        Ok(explanation) => json(&explanation),
+        Err(error) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
     }
 }
 

@@ -113,7 +113,7 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     // The view may block, on the kernel's maps for one.
     let answered = tokio::task::spawn_blocking(move || {
-        answer(&admin, surface, request.method(), request.uri().path())
+        answer(&admin, surface, request.method(), request.uri())
     });
     Ok(answered.await.unwrap_or_else(|_| broken()))
 }

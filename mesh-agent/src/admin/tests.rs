@@ -53,6 +53,14 @@ impl AgentView for Fake {
         Err("none is to be had here".into())
     }
 
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        Err(ExplainError::NoPod(format!("{question:?}")))
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        Vec::new()
+    }
+
     fn ready(&self) -> Result<(), Vec<String>> {
         let missing = self.missing.lock().unwrap().clone();
         if missing.is_empty() {

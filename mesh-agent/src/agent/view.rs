@@ -22,9 +22,10 @@ use crate::admin::api::{
     WorkloadStatus,
 };
 use crate::config::check_local_pod;
+use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
-use crate::model::{MtlsMode, Workload, World};
-use crate::observe::ConnectionInfo;
+use crate::model::{Workload, World};
+use crate::observe::{ConnectionInfo, Flow};
 use crate::proxy::{Pod, Shared};
 
 /// How far the agent has come.
@@ -219,7 +220,7 @@ impl AgentView for View {
             ready: not_ready.is_empty(),
             not_ready,
             trust_domain: mesh.trust_domain.to_string(),
-            inbound_mode: mode(mesh.inbound_mode).to_owned(),
+            inbound_mode: mesh.inbound_mode.as_str().to_owned(),
             config: ConfigStatus {
                 dir: self.options.config.display().to_string(),
                 generation: generation.number,
@@ -266,7 +267,7 @@ impl AgentView for View {
                 state,
                 mode: (local && workload.meshed).then(|| {
                     let strictest = policies.strictest_mode(workload);
-                    mode(strictest.mode).to_owned()
+                    strictest.mode.as_str().to_owned()
                 }),
                 since_s: Some(self.since(&workload.uid, state)),
                 problems,
@@ -283,6 +284,27 @@ impl AgentView for View {
 
     fn audit(&self, probe: bool) -> Result<AuditReport, String> {
         self.audits.run(probe)
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        let generation = self.shared.generation.load_full();
+        let scene = explain::Scene {
+            world: &generation.world,
+            generation: generation.number,
+            complete: generation.complete,
+        };
+        match question {
+            Question::Would(query) => explain::would(&scene, query),
+            Question::Connection(id) => {
+                let account = self.shared.observer.find(*id);
+                let account = account.ok_or_else(|| ExplainError::NoConnection(id.to_string()))?;
+                Ok(explain::past(&scene, &account))
+            }
+        }
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        self.shared.observer.flows()
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
@@ -313,13 +335,5 @@ impl AgentView for View {
         } else {
             Err(missing)
         }
-    }
-}
-
-fn mode(mode: MtlsMode) -> &'static str {
-    match mode {
-        MtlsMode::Strict => "STRICT",
-        MtlsMode::Permissive => "PERMISSIVE",
-        MtlsMode::Disable => "DISABLE",
     }
 }

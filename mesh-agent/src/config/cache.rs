@@ -94,6 +94,7 @@ impl Cache {
                     field: String::new(),
                     message: format!("the directory cannot be read: {error}"),
                     cure: "put it back; until then everything stays as it was".to_owned(),
+                    severity: crate::model::Severity::Error,
                 };
                 let known = self.unlistable.replace(problem.clone());
                 outcome.different = known != Some(problem);
@@ -244,6 +245,7 @@ fn whole_file(path: &Path, message: &str, cure: &str) -> Problem {
         field: String::new(),
         message: message.to_owned(),
         cure: format!("{cure}; until then the file's last good version stays in force"),
+        severity: crate::model::Severity::Error,
     }
 }
 

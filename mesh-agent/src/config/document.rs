@@ -92,6 +92,7 @@ fn unparsable(file: &Path, format: &str, error: &str, place: Option<(usize, usiz
         }),
         message: format!("it is not {format}: {error}"),
         cure: "correct it; until then the file's last good version stays in force".to_owned(),
+        severity: crate::model::Severity::Error,
     }
 }
 
@@ -279,6 +280,7 @@ impl Reader<'_> {
             field: field.to_owned(),
             message: message.to_owned(),
             cure: cure.to_owned(),
+            severity: crate::model::Severity::Error,
         });
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::cache::Cache;
 use super::watch::Watch;
-use crate::model::{self, Problem, World};
+use crate::model::{self, Objects, Problem, World};
 
 /// One reading of the folder.
 #[derive(Clone, Debug)]
@@ -46,6 +46,40 @@ pub enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// A folder as nobody's node sees it, with the objects that it was made of.
+#[derive(Clone, Debug)]
+pub struct Offline {
+    /// The objects, by file.
+    pub sources: Vec<Objects>,
+    /// What they make.
+    pub loaded: Loaded,
+}
+
+/// Stands for a node where there is none: no pod can be scheduled to it.
+const NO_NODE: &str = "(no node)";
+
+/// Reads a folder once, for the tools that look at configuration without an agent.
+///
+/// # Errors
+/// When the directory cannot be listed; what is wrong in it is among the problems.
+pub fn read_folder(dir: &Path) -> Result<Offline, ConfigError> {
+    std::fs::read_dir(dir).map_err(|source| ConfigError::Directory {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    let reader = Box::new(Reader {
+        cache: Cache::new(dir.to_owned()),
+        node: NO_NODE.to_owned(),
+        world: None,
+    });
+    let (reader, loaded) = reader.read();
+    Ok(Offline {
+        sources: reader.cache.objects().cloned().collect(),
+        // The first reading always has something to say.
+        loaded: loaded.expect("a first reading is different from none"),
+    })
 }
 
 /// A watched folder of configuration.

@@ -38,6 +38,7 @@ impl Finding {
             field: format!("metadata.annotations[{annotation}]"),
             message: self.0,
             cure: self.1,
+            severity: crate::model::Severity::Error,
         }
     }
 }

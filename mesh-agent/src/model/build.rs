@@ -159,13 +159,16 @@ fn report_unenforced(sources: &[&Objects], problems: &mut Vec<Problem>) {
             namespace,
             name,
         } = object;
-        problems.push(Problem::new(
-            origin,
-            format!("{kind} {namespace}/{name}"),
-            "kind",
-            format!("{kind} is not enforced by this version of Isthmus: it has no effect"),
-            "do not rely on it; remove it, or use a version that enforces it",
-        ));
+        problems.push(
+            Problem::new(
+                origin,
+                format!("{kind} {namespace}/{name}"),
+                "kind",
+                format!("{kind} is not enforced by this version of Isthmus: it has no effect"),
+                "do not rely on it; remove it, or use a version that enforces it",
+            )
+            .as_warning(),
+        );
     }
 }
 

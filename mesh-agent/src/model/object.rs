@@ -109,11 +109,11 @@ pub(super) fn name(meta: &ObjectMeta) -> &str {
 }
 
 /// `metadata.namespace`, or the namespace `kubectl` would take without one.
-pub(super) fn namespace(meta: &ObjectMeta) -> &str {
+pub(crate) fn namespace(meta: &ObjectMeta) -> &str {
     meta.namespace.as_deref().unwrap_or("default")
 }
 
 /// `<namespace>/<name>`: what tells two objects of one kind apart.
-pub(super) fn key(meta: &ObjectMeta) -> String {
+pub(crate) fn key(meta: &ObjectMeta) -> String {
     format!("{}/{}", namespace(meta), name(meta))
 }

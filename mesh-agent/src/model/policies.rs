@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::object::{Objects, Origin, Sourced, UnreadKind, UnreadPolicy, key};
-use super::problem::Problem;
+use super::problem::{Problem, Severity};
 use super::schema::LabelSelector;
 use super::settings::MeshSettings;
 use super::workload::Workload;
@@ -141,12 +141,17 @@ impl Report<'_> {
     fn fault(&mut self, field: impl Into<String>, message: impl Into<String>, cure: &str) {
         self.unusable = true;
         let cure = format!("{cure}; {}", self.until());
-        self.push(field, message, cure);
+        self.push(field, message, cure, Severity::Error);
+    }
+
+    /// What is in force as it is written, and almost surely not meant.
+    fn mistake(&mut self, field: impl Into<String>, message: impl Into<String>, cure: &str) {
+        self.push(field, message, cure.to_owned(), Severity::Error);
     }
 
     /// What a person should know of a policy that is in force.
     fn warning(&mut self, field: impl Into<String>, message: impl Into<String>, cure: &str) {
-        self.push(field, message, cure.to_owned());
+        self.push(field, message, cure.to_owned(), Severity::Warning);
     }
 
     fn until(&self) -> &'static str {
@@ -157,9 +162,18 @@ impl Report<'_> {
         }
     }
 
-    fn push(&mut self, field: impl Into<String>, message: impl Into<String>, cure: String) {
+    fn push(
+        &mut self,
+        field: impl Into<String>,
+        message: impl Into<String>,
+        cure: String,
+        severity: Severity,
+    ) {
         let object = self.object.as_str();
-        self.problems
-            .push(Problem::new(self.origin, object, field, message, cure));
+        let problem = Problem::new(self.origin, object, field, message, cure);
+        self.problems.push(Problem {
+            severity,
+            ..problem
+        });
     }
 }

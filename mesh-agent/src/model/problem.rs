@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::object::Origin;
 
 /// What is wrong, where, and what to do about it. Orders by file, then object.
@@ -20,6 +22,18 @@ pub struct Problem {
     pub message: String,
     /// What makes it right.
     pub cure: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad a [`Problem`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something is not in force as it is written, or is almost surely not what is meant.
+    Error,
+    /// What is written is in force, and may be a mistake.
+    Warning,
 }
 
 impl Problem {
@@ -36,6 +50,15 @@ impl Problem {
             field: field.into(),
             message: message.into(),
             cure: cure.into(),
+            severity: Severity::Error,
+        }
+    }
+
+    /// The same, of less weight.
+    pub(crate) fn as_warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
         }
     }
 }

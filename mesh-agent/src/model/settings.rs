@@ -45,6 +45,17 @@ pub enum MtlsMode {
     Disable,
 }
 
+impl MtlsMode {
+    /// As Istio writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "STRICT",
+            Self::Permissive => "PERMISSIVE",
+            Self::Disable => "DISABLE",
+        }
+    }
+}
+
 impl Default for MeshSettings {
     fn default() -> Self {
         Self {

@@ -59,11 +59,11 @@ enum Job {
 }
 
 /// A connection that has ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) connection: Arc<LiveConnection>,
     pub(super) outcome: Outcome,
-    pub(super) detail: Option<String>,
+    pub(super) detail: Option<Arc<str>>,
     pub(super) duration: Duration,
 }
 
@@ -85,6 +85,7 @@ fn emit(record: &Record) {
     let totals = connection.meter().totals();
     let (source_identity, destination_identity) = connection.principals(&details);
     let tls = details.security.and_then(super::Security::tls);
+    let ruling = details.ruling.as_ref();
     // The level is part of an event's static description, hence one expansion for each.
     macro_rules! line {
         ($level:ident) => {
@@ -110,7 +111,11 @@ fn emit(record: &Record) {
                 duration_ms = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
                 outcome = record.outcome.as_str(),
                 reason = record.outcome.reason().map(|reason| reason.code()),
+                policy = ruling.and_then(|it| it.policy()).map(display),
+                rule = ruling.and_then(|it| it.rule()),
                 detail = record.detail.as_deref(),
+                audit = ruling.and_then(|it| it.audit_text()),
+                dry_run = ruling.and_then(|it| it.dry_run_text()),
                 "connection closed"
             )
         };

@@ -12,6 +12,8 @@ use super::labels::{Direction, PodLabels, Security};
 use super::live::{ConnectionId, LiveConnection};
 use super::meter::Meter;
 use super::reason::{Outcome, Reason};
+use super::ruling::Ruling;
+use crate::policy::Decision;
 use crate::tls::Session;
 
 /// What is known of a connection when it is accepted.
@@ -83,6 +85,12 @@ impl Connection {
         self.live.lock().client = Some(client);
     }
 
+    /// What policy said of it; the last word counts.
+    pub fn judged<P>(&self, decision: &Decision<P>) {
+        let ruling = Ruling::of(decision);
+        self.live.lock().ruling = Some(ruling);
+    }
+
     /// How the bytes travel.
     pub fn set_security(&self, security: Security) {
         self.live.lock().security = Some(security);
@@ -138,13 +146,14 @@ impl Connection {
             return;
         }
         let duration = self.live.opened().elapsed();
-        self.observer.ended(&self.live, self.established, outcome);
-        self.observer.access.write(Record {
+        let record = Record {
             connection: Arc::clone(&self.live),
             outcome,
-            detail,
+            detail: detail.map(Arc::from),
             duration,
-        });
+        };
+        self.observer.ended(&record, self.established);
+        self.observer.access.write(record);
     }
 }
 

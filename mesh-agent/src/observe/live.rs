@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::labels::{Direction, PodLabels, Security};
 use super::meter::{Meter, Totals};
 use super::reason::Reason;
+use super::ruling::Ruling;
 use super::traffic::Series;
 use crate::tls::Session;
 
@@ -60,6 +61,7 @@ pub(super) struct Details {
     pub(super) client: Option<SocketAddr>,
     pub(super) security: Option<Security>,
     pub(super) session: Option<Arc<Session>>,
+    pub(super) ruling: Option<Ruling>,
     /// Set when the connection counts as opened.
     pub(super) series: Option<Arc<Series>>,
     /// The part of the meter that `series` already holds.
@@ -151,6 +153,13 @@ impl LiveConnection {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Details> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept of it once it has ended: not the tunnel's certificates.
+    pub(super) fn close(&self) -> Details {
+        let mut details = self.lock();
+        details.session = None;
+        details.clone()
     }
 
     pub(super) fn details(&self) -> Details {

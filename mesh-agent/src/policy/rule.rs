@@ -122,7 +122,7 @@ impl Test {
     /// A field that speaks of an identity is not satisfied by a peer without one, and
     /// its `not…` form is: Istio's node proxy compares with an empty text
     /// (`ztunnel/src/rbac.rs`), and writes STRICT itself as `notPrincipals: ["*"]`.
-    fn matches(&self, seen: &Seen<'_>) -> bool {
+    pub(super) fn matches(&self, seen: &Seen<'_>) -> bool {
         self.values.any(seen) != self.negated
     }
 }
@@ -154,7 +154,7 @@ impl Values {
         }
     }
 
-    fn is_of_identity(&self) -> bool {
+    pub(super) fn is_of_identity(&self) -> bool {
         matches!(
             self,
             Self::Principals(_) | Self::Namespaces(_) | Self::Accounts(_)

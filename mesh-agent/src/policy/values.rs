@@ -141,6 +141,11 @@ impl IpBlock {
         }
     }
 
+    /// Whether every address of `other` is one of this block.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self.bits <= other.bits && self.contains(other.network)
+    }
+
     /// `ip` in canonical form.
     pub(super) fn contains(&self, ip: IpAddr) -> bool {
         match (self.network, ip) {

@@ -199,6 +199,7 @@ async fn connect(
             client_ip: client.0.ip(),
         },
     );
+    record.judged(&decision);
     let permit = decision
         .outcome
         .map_err(|denial| (Refusal::Unauthorized, Failure::from(denial)))?;

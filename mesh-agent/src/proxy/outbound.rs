@@ -137,6 +137,9 @@ async fn attempt(
     };
     let world = &generation.world;
     let decision = policy::outbound(world.policies(), world.mesh(), &target, generation.complete);
+    if matches!(target, Target::Meshed(_)) {
+        record.judged(&decision);
+    }
     match decision.outcome? {
         OutboundPermit::Tunnel(permit) => {
             let request = request(pod, to, source);

@@ -12,7 +12,7 @@ use super::inbound::{app_failure, open};
 use super::worker::Worker;
 use super::{Pod, dial};
 use crate::addr::ClientAddr;
-use crate::observe::Security;
+use crate::observe::{Connection, Security};
 use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
 
@@ -27,7 +27,7 @@ pub(super) async fn serve(
     let mut record = open(worker, pod, peer, local);
     record.set_security(Security::Plaintext);
     let connected = tokio::select! {
-        connected = connect(worker, pod, local, peer) => connected,
+        connected = connect(worker, pod, local, peer, &record) => connected,
         () = record.cut() => Err(Failure::cut(&record)),
     };
     let app = match connected {
@@ -50,6 +50,7 @@ async fn connect(
     pod: &Arc<Pod>,
     local: SocketAddr,
     peer: SocketAddr,
+    record: &Connection,
 ) -> Result<TcpStream, Failure> {
     let generation = worker.shared.generation.load();
     let world = &generation.world;
@@ -65,6 +66,7 @@ async fn connect(
             client_ip: peer.ip(),
         },
     );
+    record.judged(&decision);
     let permit = decision.outcome?;
     dial::application(&worker.shared, pod, &permit, local, ClientAddr(peer))
         .await

@@ -152,7 +152,7 @@ fn compile(
         report.fault("spec.provider", message, "remove it");
     }
     if spec.rules.is_empty() && spec.action == PolicyAction::Deny {
-        report.warning(
+        report.mistake(
             "spec.rules",
             "a DENY policy without rules matches nothing, and so denies nothing",
             "add a rule; \"- {}\" denies everything",

@@ -1,0 +1,240 @@
+//! What is said of each kind of connection, and that both sides and the nearest miss are
+//! those of the policy itself.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::read_objects;
+use crate::model::build;
+
+const WORLD: &str = include_str!("testdata/world.yaml");
+
+fn world() -> World {
+    let objects = read_objects(Path::new("world.yaml"), WORLD).unwrap();
+    let built = build([&objects], "here", None);
+    assert_eq!(built.problems, []);
+    built.world
+}
+
+fn asked(world: &World, from: &str, to: &str, port: Option<u16>) -> Explanation {
+    let query = Query::new(from, to, port).unwrap();
+    would(&scene(world), &query).unwrap()
+}
+
+fn scene(world: &World) -> Scene<'_> {
+    Scene {
+        world,
+        generation: 7,
+        complete: true,
+    }
+}
+
+#[test]
+fn a_table_of_verdicts() {
+    let world = world();
+    for (from, to, port, verdict, source, destination) in [
+        (
+            "shop/web",
+            "shop/db",
+            Some(5432),
+            Verdict::Allowed,
+            Some(""),
+            Some(""),
+        ),
+        (
+            "shop/web",
+            "10.0.0.2:5432",
+            None,
+            Verdict::Allowed,
+            Some(""),
+            Some(""),
+        ),
+        (
+            "shop/web",
+            "shop/db",
+            Some(22),
+            Verdict::Denied,
+            Some("POLICY_NO_ALLOW"),
+            Some("POLICY_NO_ALLOW"),
+        ),
+        (
+            "shop/job",
+            "shop/db",
+            Some(5432),
+            Verdict::Denied,
+            Some("POLICY_DENIED"),
+            Some("POLICY_DENIED"),
+        ),
+        // A pod outside the mesh has no agent, and comes in plaintext.
+        (
+            "old/cron",
+            "shop/db",
+            Some(5432),
+            Verdict::Denied,
+            None,
+            Some("PLAINTEXT_REFUSED"),
+        ),
+        (
+            "old/cron",
+            "shop/web",
+            Some(80),
+            Verdict::Allowed,
+            None,
+            Some(""),
+        ),
+        (
+            "shop/web",
+            "old/cron",
+            Some(80),
+            Verdict::Allowed,
+            Some(""),
+            None,
+        ),
+        (
+            "shop/web",
+            "203.0.113.9:443",
+            None,
+            Verdict::Allowed,
+            Some(""),
+            None,
+        ),
+        // One port, so it need not be said; the target port is another.
+        (
+            "shop/web",
+            "shop/store",
+            None,
+            Verdict::Allowed,
+            Some(""),
+            Some(""),
+        ),
+        (
+            "shop/web",
+            "10.1.0.1:99",
+            None,
+            Verdict::Denied,
+            Some("SERVICE_NO_PORT"),
+            None,
+        ),
+        (
+            "shop/web",
+            "shop/nobody",
+            Some(80),
+            Verdict::Denied,
+            Some("SERVICE_NO_ENDPOINT"),
+            None,
+        ),
+        (
+            "shop/web",
+            "shop/web",
+            Some(80),
+            Verdict::Allowed,
+            Some(""),
+            None,
+        ),
+    ] {
+        let it = asked(&world, from, to, port);
+        let what = format!("{from} -> {to} {port:?}: {it:#?}");
+        assert_eq!(it.verdict, verdict, "{what}");
+        let [way] = &it.ways[..] else {
+            panic!("{what}")
+        };
+        let reason = |side: &Option<Side>| {
+            let side = side.as_ref()?;
+            assert_eq!(side.allowed, side.reason.is_none(), "{what}");
+            assert_eq!(side.allowed, side.cure.is_none(), "{what}");
+            Some(side.reason.clone().unwrap_or_default())
+        };
+        assert_eq!(reason(&way.source).as_deref(), source, "{what}");
+        assert_eq!(reason(&way.destination).as_deref(), destination, "{what}");
+    }
+}
+
+#[test]
+fn the_rule_that_decided_is_named() {
+    let world = world();
+    let it = asked(&world, "shop/web", "shop/db", Some(5432));
+    let side = it.ways[0].destination.clone().unwrap();
+    assert_eq!(
+        (side.policy.as_deref(), side.rule),
+        (Some("shop/db"), Some(1))
+    );
+    assert_eq!(it.ways[0].mode.as_ref().unwrap().mode, "STRICT");
+    let from = &it.ways[0].mode.as_ref().unwrap().from;
+    assert_eq!(from, "PeerAuthentication shop/db");
+    assert_eq!(it.ways[0].transport.as_deref(), Some("mutual_tls"));
+    assert_eq!(
+        it.ways[0].identity.as_deref(),
+        Some("spiffe://cluster.local/ns/shop/sa/db")
+    );
+    assert_eq!(side.dry_run, ["deny by shop/trial spec.rules[0]"]);
+    assert_eq!(side.audited, ["shop/watch"]);
+
+    let it = asked(&world, "shop/job", "shop/db", Some(5432));
+    let side = it.ways[0].source.clone().unwrap();
+    assert_eq!(
+        (side.policy.as_deref(), side.rule),
+        (Some("shop/no-jobs"), Some(0))
+    );
+    assert!(
+        side.detail.contains("cluster.local/ns/shop/sa/job"),
+        "{}",
+        side.detail
+    );
+
+    let it = asked(&world, "shop/web", "shop/db", Some(22));
+    let nearest = it.ways[0].destination.clone().unwrap().nearest.unwrap();
+    assert_eq!((&*nearest.policy, nearest.rule), ("shop/db", Some(1)));
+    assert_eq!(nearest.field, "to[0].operation.ports");
+    assert_eq!(nearest.seen, "22");
+}
+
+#[test]
+fn who_has_no_identity_is_told_why() {
+    let world = world();
+    let it = asked(&world, "old/cron", "shop/db", Some(5432));
+    assert_eq!(it.asked.identity, None);
+    assert_eq!(it.asked.no_identity.as_deref(), Some(NOT_MESHED));
+    assert_eq!(it.ways[0].transport.as_deref(), Some("plaintext"));
+}
+
+#[test]
+fn while_the_configuration_is_not_complete_the_outside_is_refused() {
+    let world = world();
+    let scene = Scene {
+        complete: false,
+        ..scene(&world)
+    };
+    let query = Query::new("shop/web", "203.0.113.9:443", None).unwrap();
+    let it = would(&scene, &query).unwrap();
+    let side = it.ways[0].source.clone().unwrap();
+    assert_eq!(side.reason.as_deref(), Some("DESTINATION_UNKNOWN"));
+    assert!(!it.complete);
+}
+
+#[test]
+fn what_the_configuration_does_not_know_is_said() {
+    let world = world();
+    for (from, to, port, expected) in [
+        (
+            "shop/gone",
+            "shop/db",
+            Some(1),
+            ExplainError::NoPod("shop/gone".into()),
+        ),
+        (
+            "shop/web",
+            "shop/gone",
+            Some(1),
+            ExplainError::NoDestination("shop/gone".into()),
+        ),
+        (
+            "shop/web",
+            "shop/db",
+            None,
+            ExplainError::NoPort("shop/db".into()),
+        ),
+    ] {
+        let query = Query::new(from, to, port).unwrap();
+        assert_eq!(would(&scene(&world), &query), Err(expected));
+    }
+}
