@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::process::{Finished, Process, own_program, run};
@@ -329,13 +329,18 @@ fn authority_takes_requests_of_openssl() -> Result<()> {
     Ok(())
 }
 
-/// Runs a shell loop until it has told something and for a random while more, and kills it with
-/// all that it started.
-fn kill_at_random(folder: &Folder, script: &str, after: Duration) -> Result<String> {
+/// A shell in a process group of its own, with the agent's program as `$0`.
+fn shell(folder: &Folder, script: &str) -> Result<Process> {
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(own_program("mesh-agent")?);
     command.current_dir(&folder.0).process_group(0);
-    let mut shell = Process::spawn(command)?;
+    Process::spawn(command)
+}
+
+/// Runs a shell loop until it has told something and for a random while more, and kills it with
+/// all that it started.
+fn kill_at_random(folder: &Folder, script: &str, after: Duration) -> Result<String> {
+    let mut shell = shell(folder, script)?;
     shell.wait_line(|line| !line.is_empty())?;
     // The point of the test is that nothing says when.
     std::thread::sleep(after);
@@ -344,9 +349,11 @@ fn kill_at_random(folder: &Folder, script: &str, after: Duration) -> Result<Stri
     Ok(shell.stdout())
 }
 
-/// Each round is killed after another while, up to 100 ms.
+/// Each round is killed after another while, up to 100 ms; for ever.
 fn points() -> impl Iterator<Item = Duration> {
-    (0..40u64).map(|round| Duration::from_micros(round * 7_919_000 % 100_003))
+    (0..40u64)
+        .cycle()
+        .map(|round| Duration::from_micros(round * 7_919_000 % 100_003))
 }
 
 #[test]
@@ -358,14 +365,17 @@ fn authority_killed_at_any_moment_loses_no_record() -> Result<()> {
     );
     let is_serial = |line: &&str| line.len() == 32 && line.bytes().all(|b| b.is_ascii_hexdigit());
     let mut told = BTreeSet::new();
-    for after in points() {
+    // On a busy machine a round comes to less.
+    for (round, after) in points().enumerate() {
+        if round >= 40 && told.len() > 40 {
+            break;
+        }
         let output = kill_at_random(&folder, &script, after)?;
         told.extend(output.lines().filter(is_serial).map(str::to_owned));
         let listed = folder.listed()?;
         let lost: Vec<_> = told.difference(&listed).collect();
         ensure!(lost.is_empty(), "{after:?}: {lost:?}");
     }
-    ensure!(told.len() > 40, "only {} were issued", told.len());
     folder.ca("issue", &["--identity", WEB, "--out", "web"])?;
     folder.spread("web")?;
     folder.verify("sslclient")?.success()?;
@@ -375,18 +385,27 @@ fn authority_killed_at_any_moment_loses_no_record() -> Result<()> {
 #[test]
 fn authority_killed_in_a_rotation_or_revocation_can_go_on() -> Result<()> {
     let folder = Folder::with_authority()?;
-    let script = format!(
-        "while :; do \"$0\" ca rotate intermediate --now --dir ca; \
+    let steps = format!(
+        "\"$0\" ca rotate intermediate --now --dir ca; \
          \"$0\" ca issue --dir ca --identity {WEB} --out out | head -n 1 > serial; \
          \"$0\" ca revoke --dir ca --serial $(cat serial) && echo gone $(cat serial); \
          \"$0\" ca rotate root prepare --dir ca; \"$0\" ca rotate root activate --dir ca; \
-         \"$0\" ca rotate root finish --force --dir ca; done"
+         \"$0\" ca rotate root finish --force --dir ca"
     );
-    let mut finished_rounds = 0;
-    // A round through the loop takes longer than an issuance.
-    for after in points().map(|after| after * 15).take(20) {
+    // Once to the end, to know how long that takes here.
+    let start = Instant::now();
+    let mut whole = shell(&folder, &steps)?;
+    whole.wait()?;
+    let took = start.elapsed();
+    ensure!(
+        whole.stdout().contains("no longer trusted"),
+        "{}",
+        whole.stdout()
+    );
+    let script = format!("while :; do {steps}; done");
+    for part in 1..=20 {
+        let after = took * part / 18;
         let output = kill_at_random(&folder, &script, after)?;
-        finished_rounds += output.matches("no longer trusted").count();
         // Whatever was said to be revoked is, and what is issued now is good.
         let all = folder.ca("list -o json", &[])?;
         let all: Vec<serde_json::Value> = serde_json::from_str(&all)?;
@@ -400,6 +419,5 @@ fn authority_killed_in_a_rotation_or_revocation_can_go_on() -> Result<()> {
         let verified = folder.verify("sslclient")?;
         ensure!(verified.status.success(), "{after:?}: {verified:?}");
     }
-    ensure!(finished_rounds > 3, "only {finished_rounds} rotations");
     Ok(())
 }
