@@ -145,7 +145,7 @@ impl Tool {
                     .show("/flows", |all: &Vec<_>| flows::render(all))
                     .await?;
             }
-            Self::Policy(args) => return Ok(args.run().await?),
+            Self::Policy(args) => return args.run().await,
             Self::Problems(query) => {
                 query
                     .show("/problems", |all: &Vec<_>| status::render_problems(all))

@@ -44,7 +44,7 @@ fn warning(
 ) -> Option<Problem> {
     let origin = origins.get(policy)?;
     let object = format!("AuthorizationPolicy {policy}");
-    Some(Problem::new(origin, object, field, message, cure).as_warning())
+    Some(Problem::new(origin, object, field, message, cure).into_warning())
 }
 
 #[cfg(test)]

@@ -153,6 +153,39 @@ async fn without_an_agent_one_sentence_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn explain_asks_the_agent_and_says_what_it_does_not_know() {
+    with_agent(async |run| {
+        for (words, expected) in [
+            (
+                "explain 00000001000000ff",
+                "knows no connection 00000001000000ff",
+            ),
+            (
+                "explain --from shop/web --to 10.0.0.1:80",
+                "names no pod shop/web",
+            ),
+            (
+                "explain --from shop/web --to [fd00::1]:80",
+                "names no pod shop/web",
+            ),
+            (
+                "explain --from web --to shop/db",
+                "is not of the form NAMESPACE/POD",
+            ),
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            let output = mesh_agent(&run, &words).await;
+            assert_eq!(output.status.code(), Some(1), "{words:?}");
+            let error = text(&output.stderr);
+            assert!(error.contains(expected), "{words:?}: {error}");
+        }
+        let none = mesh_agent(&run, &["flows"]).await;
+        assert_eq!(text(&none.stdout), "no flow was recorded yet\n");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_running_agent_is_not_cleaned_away_under_its_feet() {
     with_agent(async |run| {
         let output = mesh_agent(&run, &["clean", "--pin-dir", "/nowhere"]).await;

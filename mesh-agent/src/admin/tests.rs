@@ -150,6 +150,8 @@ async fn the_node_interface_answers_its_paths_and_refuses_others() {
         ("GET", "/status", 404),
         ("GET", "/workloads", 404),
         ("GET", "/connections", 404),
+        ("GET", "/flows", 404),
+        ("GET", "/explain?connection=1", 404),
     ] {
         let (got, headers, body) = ask(server.address, &request(method, path)).await;
         assert_eq!(got, status, "{method} {path}: {body}");

@@ -40,7 +40,7 @@ pub(super) struct Rejected {
 /// [`read_objects`], with what must be feared of a text that cannot be taken.
 pub(super) fn read(file: &Path, text: &str) -> Result<Objects, Rejected> {
     let documents = parse(file, text).map_err(|problem| Rejected {
-        problems: vec![problem],
+        problems: vec![*problem],
         policies: unread::of_text(file, text),
     })?;
     let mut reader = Reader {
@@ -63,7 +63,7 @@ pub(super) fn read(file: &Path, text: &str) -> Result<Objects, Rejected> {
     }
 }
 
-fn parse(file: &Path, text: &str) -> Result<Vec<Value>, Problem> {
+fn parse(file: &Path, text: &str) -> Result<Vec<Value>, Box<Problem>> {
     let is_json = file
         .extension()
         .is_some_and(|extension| extension == "json");
@@ -72,14 +72,14 @@ fn parse(file: &Path, text: &str) -> Result<Vec<Value>, Problem> {
         let documents: Result<Vec<Value>, _> = documents.collect();
         return documents.map_err(|error| {
             let place = Some((error.line(), error.column()));
-            unparsable(file, "JSON", &error.to_string(), place)
+            unparsable(file, "JSON", &error.to_string(), place).into()
         });
     }
     let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     let documents: Result<Vec<Value>, _> = documents.collect();
     documents.map_err(|error| {
         let place = error.location().map(|at| (at.line(), at.column()));
-        unparsable(file, "YAML", &error.to_string(), place)
+        unparsable(file, "YAML", &error.to_string(), place).into()
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::config::read_objects;
 use crate::model::build;
+use crate::observe::{Account, ConnectionId, Direction, Outcome, PodLabels, Reason, Ruling};
 
 const WORLD: &str = include_str!("testdata/world.yaml");
 
@@ -237,4 +238,81 @@ fn what_the_configuration_does_not_know_is_said() {
         let query = Query::new(from, to, port).unwrap();
         assert_eq!(would(&scene(&world), &query), Err(expected));
     }
+}
+
+fn account(direction: Direction, from: &str, to: &str) -> Account {
+    let pod = PodLabels {
+        name: if direction == Direction::Inbound {
+            "db"
+        } else {
+            "job"
+        }
+        .into(),
+        namespace: "shop".into(),
+        workload: "x".into(),
+        identity: "spiffe://cluster.local/ns/shop/sa/job".into(),
+        app: None,
+        version: None,
+    };
+    Account {
+        id: ConnectionId(1),
+        direction,
+        pod: Arc::new(pod),
+        source: from.parse().unwrap(),
+        destination: to.parse().unwrap(),
+        client: None,
+        peer_identity: None,
+        security: None,
+        ruling: Some(Ruling::default()),
+        outcome: Some(Outcome::Ok),
+        detail: None,
+    }
+}
+
+#[test]
+fn one_that_happened_is_judged_by_the_policies_of_now() {
+    let world = world();
+    let scene = scene(&world);
+    let outbound = account(Direction::Outbound, "10.0.0.3:4000", "10.1.0.1:3306");
+    let it = past(&scene, &outbound);
+    assert_eq!(it.verdict, Verdict::Denied, "{it:#?}");
+    assert_eq!(it.happened.unwrap().outcome, "ok", "it was let in then");
+    assert_eq!(it.ways[0].address, "10.0.0.2:5432");
+
+    let plain = account(Direction::Inbound, "10.0.0.4:4000", "10.0.0.2:5432");
+    let it = past(&scene, &plain);
+    let side = it.ways[0].destination.clone().unwrap();
+    assert_eq!(side.reason.as_deref(), Some("PLAINTEXT_REFUSED"));
+    assert_eq!(it.asked.pod.as_deref(), Some("old/cron"));
+    assert_eq!(it.asked.no_identity.as_deref(), Some(NOT_MESHED));
+
+    let meshed = Account {
+        peer_identity: Some("spiffe://cluster.local/ns/shop/sa/web".into()),
+        ..account(Direction::Inbound, "10.0.0.1:4000", "10.0.0.2:5432")
+    };
+    let it = past(&scene, &meshed);
+    assert_eq!(it.verdict, Verdict::Allowed, "{it:#?}");
+    assert_eq!(it.ways[0].transport.as_deref(), Some("mutual_tls"));
+}
+
+#[test]
+fn where_policy_was_not_asked_nothing_is_made_up() {
+    let world = world();
+    let failed = Account {
+        ruling: None,
+        outcome: Some(Outcome::Denied(Reason::TlsNoClientCert)),
+        ..account(Direction::Inbound, "203.0.113.9:4000", "10.0.0.2:15008")
+    };
+    let it = past(&scene(&world), &failed);
+    assert_eq!(it.verdict, Verdict::Unknown);
+    assert!(it.ways.is_empty());
+    assert!(
+        it.asked
+            .no_identity
+            .unwrap()
+            .contains("did not come so far")
+    );
+    let happened = it.happened.unwrap();
+    assert_eq!(happened.reason.as_deref(), Some("TLS_NO_CLIENT_CERT"));
+    assert!(happened.cure.is_some() && happened.policy.is_none());
 }

@@ -18,7 +18,7 @@ pub(super) fn check(folder: &Offline, found: &mut Vec<Problem>) {
         let of = namespace(meta);
         let problem = |field: &str, message: String, cure: &str| {
             let object = format!("{kind} {}", crate::model::key(meta));
-            Problem::new(origin, object, field, message, cure).as_warning()
+            Problem::new(origin, object, field, message, cure).into_warning()
         };
         let selected: Vec<_> = selected(world, of, labels).collect();
         let field = match labels.is_empty() {

@@ -167,7 +167,7 @@ fn report_unenforced(sources: &[&Objects], problems: &mut Vec<Problem>) {
                 format!("{kind} is not enforced by this version of Isthmus: it has no effect"),
                 "do not rely on it; remove it, or use a version that enforces it",
             )
-            .as_warning(),
+            .into_warning(),
         );
     }
 }

@@ -55,7 +55,7 @@ impl Problem {
     }
 
     /// The same, of less weight.
-    pub(crate) fn as_warning(self) -> Self {
+    pub(crate) fn into_warning(self) -> Self {
         Self {
             severity: Severity::Warning,
             ..self

@@ -1,5 +1,6 @@
 //! A connection's account from opening to its one line: log, table, cutting, counters.
 
+mod ruling;
 mod scrape;
 
 use std::net::SocketAddr;

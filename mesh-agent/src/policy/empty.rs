@@ -160,7 +160,7 @@ fn of_namespaces(tests: &[Placed<'_>]) -> Option<String> {
             _ => true,
         })
     };
-    match listed.iter().any(|name| passes(name)) {
+    match listed.iter().any(passes) {
         true => None,
         false => Some(format!(
             "no namespace satisfies {} together",

@@ -15,6 +15,7 @@ mod check;
 mod clients;
 mod demo;
 mod endings;
+mod explain;
 mod fastopen;
 mod file_certificates;
 mod floods;
