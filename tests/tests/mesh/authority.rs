@@ -77,11 +77,8 @@ impl Folder {
         self.write("above.pem", above)?;
         let mut lists = String::new();
         for issuer in fs::read_dir(self.0.join("ca/issuers"))? {
-            let issuer = issuer?;
-            // What a killed rotation left half made, for the next to remove.
-            if issuer.file_name() != "new" {
-                lists += &fs::read_to_string(issuer.path().join("crl.pem"))?;
-            }
+            // What a killed rotation left half made or half removed may have none.
+            lists += &fs::read_to_string(issuer?.path().join("crl.pem")).unwrap_or_default();
         }
         self.write("lists.pem", &lists)
     }
