@@ -63,7 +63,10 @@ enum Task {
     /// Build the agent with FIPS cryptography, and test TLS and its settings in that mode
     Fips,
     /// First figures: throughput, latency and connections per second, against plain TCP
-    Bench,
+    Bench {
+        /// Only this one
+        part: Option<bench::Part>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -81,7 +84,10 @@ fn main() -> ExitCode {
         Task::Test { name: None } => test::all(),
         Task::Kernels { name } => kernels::command(&name),
         Task::Fips => fips::command(),
-        Task::Bench => bench::run(),
+        Task::Bench { part: None } => bench::run(),
+        Task::Bench {
+            part: Some(bench::Part::Policy),
+        } => bench::policy(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -86,7 +86,7 @@ impl List {
             for test in group
                 .any
                 .iter()
-                .filter_map(|clause| clause.all.iter().find(is_exact))
+                .filter_map(|clause| clause.all.iter().find(has_key))
             {
                 self.file(test, at);
             }
@@ -96,11 +96,14 @@ impl List {
     fn file(&mut self, test: &Test, at: At) {
         match &test.values {
             Values::Principals(patterns) => {
-                for text in patterns.iter().filter_map(exact) {
-                    // What is no identity of ours nobody can present.
-                    if let Ok(identity) = format!("spiffe://{text}").parse() {
-                        enter(self.by_identity.entry(identity).or_default(), at);
-                    }
+                for key in patterns.iter().filter_map(key) {
+                    let places = match key {
+                        Key::Identity(identity) => self.by_identity.entry(identity).or_default(),
+                        Key::Namespace(name) => self.by_namespace.entry(name.into()).or_default(),
+                        Key::Account(name) => self.by_account.entry(name.into()).or_default(),
+                        Key::Nobody => continue,
+                    };
+                    enter(places, at);
                 }
             }
             Values::Namespaces(patterns) => {
@@ -163,18 +166,46 @@ fn enter(places: &mut Vec<At>, at: At) {
 /// Whether nothing matches the group but what has one of a few identities.
 fn is_key(group: &Group) -> bool {
     let mut clauses = group.any.iter();
-    !group.any.is_empty() && clauses.all(|clause| clause.all.iter().any(|it| is_exact(&it)))
+    !group.any.is_empty() && clauses.all(|clause| clause.all.iter().any(|it| has_key(&it)))
 }
 
-fn is_exact(test: &&Test) -> bool {
+fn has_key(test: &&Test) -> bool {
     !test.negated
         && match &test.values {
-            Values::Principals(patterns) | Values::Namespaces(patterns) => {
-                patterns.iter().all(|pattern| exact(pattern).is_some())
-            }
+            Values::Principals(patterns) => patterns.iter().all(|it| key(it).is_some()),
+            Values::Namespaces(patterns) => patterns.iter().all(|it| exact(it).is_some()),
             Values::Accounts(_) => true,
             _ => false,
         }
+}
+
+/// What every identity that a pattern matches has in common.
+enum Key<'a> {
+    Identity(SpiffeId),
+    Namespace(&'a str),
+    Account(&'a str),
+    /// It is no identity of ours, so nobody can present it.
+    Nobody,
+}
+
+/// `<trust domain>/ns/<namespace>/…*` is of one namespace, `*/sa/<account>` of one account.
+fn key(pattern: &Pattern) -> Option<Key<'_>> {
+    match pattern {
+        Pattern::Exact(text) => {
+            let identity = format!("spiffe://{text}").parse();
+            Some(identity.map_or(Key::Nobody, Key::Identity))
+        }
+        Pattern::Prefix(text) => {
+            let mut parts = text.splitn(4, '/');
+            let (_, ns, namespace, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
+            (ns == Some("ns") && rest.is_some()).then_some(Key::Namespace(namespace?))
+        }
+        Pattern::Suffix(text) => {
+            let (_, account) = text.rsplit_once("/sa/")?;
+            Some(Key::Account(account))
+        }
+        Pattern::Present => None,
+    }
 }
 
 fn exact(pattern: &Pattern) -> Option<&str> {
