@@ -115,8 +115,8 @@ fn wait_roots(remote: &Remote, count: u64) -> Result<()> {
 }
 
 /// A new root is trusted beside the old one, signs, and is alone: no connection fails, and no
-/// open one breaks but those that the old root alone still vouched for when it was dropped by
-/// force. What it signed is refused from then on.
+/// open one breaks, those included that the old root alone had vouched for. What the old root
+/// signed is refused from then on.
 #[test]
 fn root_rotation_under_load_fails_no_connection() -> Result<()> {
     let remote = Remote::start(["60", "60"])?;
