@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::{Generation, Shared, Workers};
 use crate::identity::Trust;
 use crate::observe::{Direction, LiveConnection, Reason, Security};
-use crate::policy::{self, InboundRequest, Peer, Target};
+use crate::policy::{self, Denial, InboundRequest, Peer, Target};
 use crate::tls::{HandshakeFailure, Session};
 
 /// Cuts every connection whose peer the trust in force no longer supports, then the
@@ -42,14 +42,14 @@ fn cut_connections(shared: &Shared, trust: &Trust) -> usize {
 /// how many. Those of pods that left the mesh go on.
 pub fn judge_policies(shared: &Shared) -> usize {
     let generation = shared.generation.load_full();
-    shared.observer.cut_judged(|connection| {
-        is_refused(connection, &generation).then_some(Reason::PolicyChanged)
-    })
+    shared
+        .observer
+        .cut_judged(|connection| refused_for(connection, &generation))
 }
 
-/// Whether policy would refuse the connection now. One whose ends are not settled yet is
-/// still to be decided, by whoever settles them.
-pub(super) fn is_refused(connection: &LiveConnection, generation: &Generation) -> bool {
+/// Why policy would refuse the connection now, if it would. One whose ends are not settled
+/// yet is still to be decided, by whoever settles them.
+pub(super) fn refused_for(connection: &LiveConnection, generation: &Generation) -> Option<Reason> {
     let world = &*generation.world;
     let (policies, mesh) = (world.policies(), world.mesh());
     let session = connection.session();
@@ -58,9 +58,7 @@ pub(super) fn is_refused(connection: &LiveConnection, generation: &Generation) -
     match (connection.direction(), connection.security()) {
         (Direction::Inbound, Some(_)) => {
             let to = connection.destination();
-            let Some(destination) = meshed(to.ip()) else {
-                return false;
-            };
+            let destination = meshed(to.ip())?;
             let request = InboundRequest {
                 destination,
                 port: to.port(),
@@ -71,15 +69,14 @@ pub(super) fn is_refused(connection: &LiveConnection, generation: &Generation) -
                 peer_ip: source,
                 client_ip: connection.client().map_or(source, |client| client.ip()),
             };
-            policy::inbound(policies, mesh, &request).outcome.is_err()
+            policy::inbound(policies, mesh, &request)
+                .outcome
+                .err()
+                .map(change)
         }
         (Direction::Outbound, Some(Security::MutualTls { .. })) => {
-            let Some((to, own)) = connection.upstream().zip(meshed(source)) else {
-                return false;
-            };
-            let Some(destination) = meshed(to.ip()) else {
-                return false;
-            };
+            let (to, own) = connection.upstream().zip(meshed(source))?;
+            let destination = meshed(to.ip())?;
             let target = Target::Meshed(InboundRequest {
                 destination,
                 port: to.port(),
@@ -89,9 +86,17 @@ pub(super) fn is_refused(connection: &LiveConnection, generation: &Generation) -
                 client_ip: source,
             });
             let decision = policy::outbound(policies, mesh, &target, generation.complete);
-            decision.outcome.is_err()
+            decision.outcome.err().map(change)
         }
-        _ => false,
+        _ => None,
+    }
+}
+
+/// A trust domain that is trusted no longer is no change of policy.
+fn change(denial: Denial) -> Reason {
+    match denial {
+        Denial::ForeignTrustDomain { .. } => Reason::PeerUntrusted,
+        _ => Reason::PolicyChanged,
     }
 }
 

@@ -64,8 +64,10 @@ pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, s
     // It was decided by the configuration of its beginning; that one changed, and with it
     // what stood was judged, goes unnoticed by a connection that was being made.
     let now = shared.generation.load();
-    if now.number != generation.number && judge::is_refused(record.live(), &now) {
-        record.live().cut(Reason::PolicyChanged);
+    if now.number != generation.number
+        && let Some(reason) = judge::refused_for(record.live(), &now)
+    {
+        record.live().cut(reason);
     }
     record.established();
     let (meter, cut) = (record.meter(), record.cut());

@@ -39,7 +39,7 @@ const MISTAKES: [Mistake; 10] = [
     ),
     (
         "policy",
-        ["AuthorizationPolicy default/deny", "kind", "not enforced"],
+        ["AuthorizationPolicy elsewhere/deny", "rulez", "rules"],
     ),
     (
         "twin",
@@ -162,9 +162,10 @@ fn mistakes(spare: &Pod) -> Result<Vec<(&'static str, String)>> {
             pod("no-annotation", 4).replace(&format!("    isthmus.dev/netns: {netns}-4\n"), ""),
         ),
         ("address", pod("address", 5).replace("10.7.99.5", "10.7.0.300")),
+        // One in the pods' own namespace would refuse all that it may be about.
         (
             "policy",
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: default}\nspec: {}\n"
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: elsewhere}\nspec: {rulez: []}\n"
                 .to_owned(),
         ),
         ("twin", "apiVersion: v1\nkind: Namespace\nmetadata: {name: default}\n".to_owned()),
