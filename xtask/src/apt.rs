@@ -32,6 +32,8 @@ pub(crate) const KERNEL_TOOLS: &[Need] = &[
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("bpftool", "bpftool"),
     ("strip", "binutils"),
     ("xz", "xz-utils"),
 ];

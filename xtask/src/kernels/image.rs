@@ -99,7 +99,9 @@ pub(super) fn root(kernel: &Kernel, tests: &Path, name: &str) -> Result<PathBuf>
     add_program(&root, tests, "test/mesh")?;
     add_program(&root, &debug.join("mesh-agent"), "test/mesh-agent")?;
     add_program(&root, &debug.join("traffic"), "test/traffic")?;
-    add_program(&root, &which("ip")?, "bin/ip")?;
+    for tool in ["ip", "ss", "bpftool"] {
+        add_program(&root, &which(tool)?, &format!("bin/{tool}"))?;
+    }
     fs::write(root.join("test/name"), name)?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
