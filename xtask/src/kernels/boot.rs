@@ -36,8 +36,9 @@ pub(super) fn boot(name: &str, kernel: &Kernel, root: &Path, counted: &mut Count
         .arg("-initrd")
         .arg(root)
         .arg("-append")
-        // Warnings and the traces that belong to them; a kernel that no longer gets anywhere panics.
-        .arg("console=ttyS0 loglevel=5 softlockup_panic=1 hung_task_panic=1 panic=-1")
+        // Warnings and the traces that belong to them; a kernel that gets nowhere for two minutes
+        // (twice the threshold) panics. Less may be the machine's fault that emulates it.
+        .arg("console=ttyS0 loglevel=5 watchdog_thresh=60 softlockup_panic=1 panic=-1")
         .watch_as(name, |line| {
             counted.read(line);
             booted |= line.contains("booted ");
