@@ -10,6 +10,8 @@
 pub mod api;
 mod authority;
 pub mod authorize;
+#[cfg(test)]
+mod bed;
 mod changes;
 pub mod client;
 mod crl;

@@ -15,7 +15,9 @@ mod values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::object::{Objects, Origin, Sourced, UnreadKind, UnreadPolicy, key};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::object::{Objects, Origin, Sourced, UnreadKind, UnreadPolicy, key, name};
 use super::problem::{Problem, Severity};
 use super::schema::LabelSelector;
 use super::settings::MeshSettings;
@@ -114,7 +116,7 @@ fn labels(selector: &LabelSelector) -> Labels {
 /// Objects of one kind by key, each with all its descriptions.
 fn by_key<'a, T>(
     objects: impl Iterator<Item = &'a Sourced<T>>,
-    meta: impl Fn(&T) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    meta: impl Fn(&T) -> &ObjectMeta,
 ) -> BTreeMap<String, Vec<&'a Sourced<T>>> {
     let mut by_key: BTreeMap<String, Vec<&Sourced<T>>> = BTreeMap::new();
     for object in objects {
@@ -136,7 +138,33 @@ struct Report<'a> {
     unusable: bool,
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    /// Begins the report of the policy of this kind and key, which is the first that was
+    /// `described`; a second, or the lack of a name, makes it unusable.
+    fn begin<T>(
+        kind: &str,
+        key: &str,
+        described: &[&'a Sourced<T>],
+        meta: impl Fn(&T) -> &ObjectMeta,
+        problems: &'a mut Vec<Problem>,
+    ) -> Self {
+        let source = described[0];
+        let mut report = Self {
+            origin: &source.origin,
+            object: format!("{kind} {key}"),
+            problems,
+            unusable: false,
+        };
+        if name(meta(&source.object)).is_empty() {
+            report.fault("metadata.name", "it has no name", "name it");
+        }
+        if let [_, second, ..] = described {
+            let message = format!("it is described again in {}", second.origin);
+            report.fault("metadata.name", message, "keep one of them");
+        }
+        report
+    }
+
     /// What makes the policy unusable as it is written.
     fn fault(&mut self, field: impl Into<String>, message: impl Into<String>, cure: &str) {
         self.unusable = true;

@@ -5,31 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Barrier;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::ca::{self, CsrError, Fault, make_request};
-use crate::identity::fixtures::{DAY, HOUR, ManualClock, domain, epoch, id};
+use crate::ca::bed::{Bed, bed};
+use crate::ca::{CsrError, Fault, make_request};
+use crate::identity::fixtures::{DAY, HOUR, epoch, id};
 use crate::identity::leaf_identity;
-
-/// An authority in a directory that goes with the test.
-struct Bed {
-    dir: TempDir,
-    clock: Arc<ManualClock>,
-    ca: Authority,
-}
-
-fn bed() -> Bed {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::at(epoch());
-    let ca = ca::init(
-        &dir.path().join("ca"),
-        &domain("cluster.local"),
-        clock.clone(),
-    )
-    .unwrap();
-    Bed { dir, clock, ca }
-}
 
 impl Bed {
     fn path(&self) -> std::path::PathBuf {

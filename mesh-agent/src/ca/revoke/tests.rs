@@ -1,37 +1,14 @@
 //! Revocation: who is refused, what the lists say, and when.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use tempfile::TempDir;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::*;
-use crate::ca::{self, Requester, SignError, make_request};
-use crate::identity::fixtures::{DAY, HOUR, ManualClock, domain, epoch, id};
+use crate::ca::bed::{Bed, bed};
+use crate::ca::{Requester, SignError, make_request};
+use crate::identity::fixtures::{DAY, HOUR, epoch, id};
 use crate::identity::{Revocation, leaf};
-
-struct Bed {
-    _dir: TempDir,
-    clock: Arc<ManualClock>,
-    ca: Authority,
-}
-
-fn bed() -> Bed {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::at(epoch());
-    let ca = ca::init(
-        &dir.path().join("ca"),
-        &domain("cluster.local"),
-        clock.clone(),
-    )
-    .unwrap();
-    Bed {
-        _dir: dir,
-        clock,
-        ca,
-    }
-}
 
 impl Bed {
     fn issue(&self, account: &str) -> Result<String, SignError> {

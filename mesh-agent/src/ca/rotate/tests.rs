@@ -1,36 +1,12 @@
 //! Rotations, step by step, and what a crash leaves of one.
 
 use std::fs;
-use std::sync::Arc;
-
-use tempfile::TempDir;
 
 use super::*;
-use crate::ca::{self, Requester, make_request};
-use crate::identity::fixtures::{DAY, HOUR, ManualClock, domain, epoch, id};
+use crate::ca::bed::{Bed, bed};
+use crate::ca::{Requester, make_request};
+use crate::identity::fixtures::{DAY, HOUR, epoch, id};
 use crate::identity::{KeyId, Revocation, TrustUpdate};
-
-struct Bed {
-    _dir: TempDir,
-    clock: Arc<ManualClock>,
-    ca: Authority,
-}
-
-fn bed() -> Bed {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::at(epoch());
-    let ca = ca::init(
-        &dir.path().join("ca"),
-        &domain("cluster.local"),
-        clock.clone(),
-    )
-    .unwrap();
-    Bed {
-        _dir: dir,
-        clock,
-        ca,
-    }
-}
 
 impl Bed {
     fn issuer_of_a_new_one(&self) -> String {
@@ -48,7 +24,7 @@ impl Bed {
         self.trust().domain.bundle.roots().len()
     }
 
-    fn lists(&self) -> usize {
+    fn count_of_lists(&self) -> usize {
         match self.trust().domain.revocation {
             Revocation::Lists(lists) => lists.len(),
             other => panic!("{other:?}"),
@@ -66,7 +42,7 @@ fn a_new_intermediate_is_published_a_minute_before_it_signs() {
     let old = bed.issuer_of_a_new_one();
     let step = bed.ca.rotate_intermediate(None, false).unwrap();
     assert_eq!(step.signs_from, Some(epoch() + PUBLISHED_AHEAD));
-    assert_eq!(bed.lists(), 2, "its list is there before it signs");
+    assert_eq!(bed.count_of_lists(), 2, "its list is there before it signs");
     assert_eq!(bed.issuer_of_a_new_one(), old);
     let second = bed.ca.rotate_intermediate(None, false).unwrap_err();
     assert!(
@@ -81,10 +57,10 @@ fn a_new_intermediate_is_published_a_minute_before_it_signs() {
     // The old one stays for as long as its list can cut what its certificates opened.
     bed.clock.set(epoch() + 31 * DAY);
     bed.ca.tend().unwrap();
-    assert_eq!(bed.lists(), 2);
+    assert_eq!(bed.count_of_lists(), 2);
     bed.clock.set(epoch() + 31 * DAY + HOUR);
     bed.ca.tend().unwrap();
-    assert_eq!(bed.lists(), 1);
+    assert_eq!(bed.count_of_lists(), 1);
     assert!(!bed.ca.dir().join("issuers").join(old).exists());
 }
 
@@ -112,7 +88,7 @@ fn a_root_is_replaced_in_three_steps_and_in_no_other_order() {
     }
 
     let step = bed.ca.prepare_root(None).unwrap();
-    assert_eq!((bed.roots(), bed.lists()), (2, 2));
+    assert_eq!((bed.roots(), bed.count_of_lists()), (2, 2));
     assert_eq!(bed.issuer_of_a_new_one(), old, "the old one still signs");
     assert!(bed.ca.prepare_root(None).is_err());
     assert!(bed.ca.rotate_intermediate(None, true).is_err());
@@ -134,7 +110,7 @@ fn a_root_is_replaced_in_three_steps_and_in_no_other_order() {
     assert_eq!(bed.ca.rotation().unwrap().in_use, 2);
     bed.clock.set(epoch() + DAY + HOUR);
     assert_eq!(bed.ca.finish_root(false).unwrap(), ["root-1"]);
-    assert_eq!((bed.roots(), bed.lists()), (1, 1));
+    assert_eq!((bed.roots(), bed.count_of_lists()), (1, 1));
     let keys = fs::read_dir(bed.ca.dir().join("root-keys")).unwrap();
     let keys: Vec<_> = keys.map(|key| key.unwrap().file_name()).collect();
     assert_eq!(keys, ["root-2.pem"], "the old root's key is gone");
@@ -166,7 +142,7 @@ fn a_crash_in_a_rotation_leaves_the_old_state_or_the_new() {
     fs::write(&state, &before).unwrap();
     let again = Authority::open(bed.ca.dir(), bed.clock.clone()).unwrap();
     assert_eq!(again.rotation().unwrap().rotating, None);
-    assert_eq!((bed.roots(), bed.lists()), (1, 1));
+    assert_eq!((bed.roots(), bed.count_of_lists()), (1, 1));
     assert_eq!(bed.issuer_of_a_new_one(), old);
     again.tend().unwrap();
     assert_eq!(

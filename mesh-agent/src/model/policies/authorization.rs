@@ -27,19 +27,13 @@ pub(super) fn policies(
     let mut known = BTreeMap::new();
     for (key, described) in by_key(objects, |it| &it.metadata) {
         let source = described[0];
-        let mut report = Report {
-            origin: &source.origin,
-            object: format!("AuthorizationPolicy {key}"),
+        let mut report = Report::begin(
+            "AuthorizationPolicy",
+            &key,
+            &described,
+            |it| &it.metadata,
             problems,
-            unusable: false,
-        };
-        if name(&source.object.metadata).is_empty() {
-            report.fault("metadata.name", "it has no name", "name it");
-        }
-        if let [_, second, ..] = described[..] {
-            let message = format!("it is described again in {}", second.origin);
-            report.fault("metadata.name", message, "keep one of them");
-        }
+        );
         let compiled = compile(source, scene, &services, &mut report);
         if !report.unusable {
             let (policy, scope) = compiled.clone();

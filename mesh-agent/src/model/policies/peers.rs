@@ -30,19 +30,13 @@ pub(super) fn rules(
     let mut aged = Vec::new();
     for (key, described) in by_key(objects, |it| &it.metadata) {
         let source = described[0];
-        let mut report = Report {
-            origin: &source.origin,
-            object: format!("PeerAuthentication {key}"),
+        let mut report = Report::begin(
+            "PeerAuthentication",
+            &key,
+            &described,
+            |it| &it.metadata,
             problems,
-            unusable: false,
-        };
-        if name(&source.object.metadata).is_empty() {
-            report.fault("metadata.name", "it has no name", "name it");
-        }
-        if let [_, second, ..] = described[..] {
-            let message = format!("it is described again in {}", second.origin);
-            report.fault("metadata.name", message, "keep one of them");
-        }
+        );
         let rule = compile(source, &mut report);
         let rule = if report.unusable {
             let last_good = scene.previous.and_then(|it| it.known.peers.get(&*key));
