@@ -165,13 +165,6 @@ impl Policies {
         self.peers.of_mesh()
     }
 
-    /// Whether an enforced ALLOW or DENY policy holds for the workload, at any port.
-    pub fn restricts(&self, workload: &Workload) -> bool {
-        let selected = self.selected(workload);
-        let mut buckets = selected.buckets.iter().map(|(bucket, _)| bucket);
-        buckets.any(|it| !(it.refuse.is_empty() && it.deny.is_empty() && it.allow.is_empty()))
-    }
-
     /// What holds for a workload. That of another generation is looked up anew.
     pub(super) fn selected(&self, workload: &Workload) -> Arc<Selected> {
         match self.by_workload.get(&workload.uid) {
