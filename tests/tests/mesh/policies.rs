@@ -2,7 +2,7 @@
 //! where the two agents, the kernel and running connections come in.
 
 use anyhow::{Result, ensure};
-use isthmus_tests::mesh::Mtls;
+use isthmus_tests::mesh::{Mtls, Node};
 use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::wait_until;
 use serde_json::json;
@@ -86,37 +86,49 @@ fn the_destination_decides_for_itself() -> Result<()> {
     Ok(())
 }
 
-/// Live connections that a change no longer allows are cut, both ways round, and no other.
+/// The source's agent alone learns of a change, and cuts what it no longer allows.
 #[test]
-fn a_change_cuts_what_it_no_longer_allows() -> Result<()> {
-    let pair = Pair::start()?;
-    let friend = pair.a.pod("friend")?;
-    pair.a.wait_enrolled(&friend)?;
+fn a_change_cuts_what_it_no_longer_allows_at_the_source() -> Result<()> {
+    let mut pair = Pair::prepare()?;
+    pair.b.freeze_configuration()?;
+    pair.start_agents()?;
+    a_change_cuts(&pair, &pair.a)
+}
+
+/// The destination's agent does so too, whatever the source's believes.
+#[test]
+fn a_change_cuts_what_it_no_longer_allows_at_the_destination() -> Result<()> {
+    let mut pair = Pair::prepare()?;
+    pair.a.freeze_configuration()?;
+    pair.start_agents()?;
+    a_change_cuts(&pair, &pair.b)
+}
+
+/// Where both learn of a change, whichever is first cuts, and the other may see no more than
+/// the end. So one of them learns of it here.
+fn a_change_cuts(pair: &Pair, told: &Node) -> Result<()> {
     let _echo = (
         pair.server.serve("serve echo")?,
         pair.server.serve("serve banner blue --listen [::]:8081")?,
+        pair.server.serve("serve echo --listen [::]:8082")?,
     );
     let cut = Talk::open(&pair.client, pair.server.v4(8080))?;
-    let kept = Talk::open(&friend, pair.server.v6(8080))?;
-    let flood = Flood::start(&friend, 2, &[(pair.server.v4(8081), "blue")])?;
+    let kept = Talk::open(&pair.client, pair.server.v6(8082))?;
+    let flood = Flood::start(&pair.client, 2, &[(pair.server.v4(8081), "blue")])?;
     flood.wait_right()?;
-    apply(
-        &pair,
-        "friends",
-        "{rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/friend]}}]}]}",
-    )?;
+    let ports = "{rules: [{to: [{operation: {ports: ['8081', '8082']}}]}]}";
+    let policy = authorization("other-ports", ports);
+    told.after(|| pair.mesh.write("other-ports", &policy))?;
     ensure!(cut.end()? == "ECONNRESET", "the connection went on");
-    for node in [&pair.a, &pair.b] {
-        node.wait_access("the cut", |line| {
-            line["outcome"] == "cut" && line["reason"] == "POLICY_CHANGED"
-        })?;
-    }
-    kept.ask()?;
+    told.wait_access("the cut", |line| {
+        line["outcome"] == "cut" && line["reason"] == "POLICY_CHANGED"
+    })?;
     let counts = flood.stop()?;
     ensure!(
         counts["errors"] == json!({}) && counts["wrong"] == json!({}),
         "{counts}"
     );
+    kept.ask()?;
     kept.close()
 }
 
