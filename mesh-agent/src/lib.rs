@@ -32,6 +32,8 @@ pub mod model;
 
 pub mod config;
 
+pub mod kubernetes;
+
 pub mod policy;
 
 pub mod identity;
