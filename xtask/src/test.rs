@@ -38,7 +38,10 @@ pub(crate) fn all() -> Result<()> {
         build::userspace(&object, false)
     });
     if ready.is_some() {
-        tally.tests("privileged tests", privileged().env(build::OBJECT, &object));
+        let privileged = || privileged().env(build::OBJECT, &object);
+        tally.tests_with_second_look("privileged tests", privileged(), |name| {
+            privileged().words("-- --exact").arg(name)
+        });
         kernels::phases(&mut tally, kernels::CORE);
     }
     tally.close()
@@ -48,7 +51,7 @@ pub(crate) fn all() -> Result<()> {
 /// need nothing; the privileged ones when no unit test has that name.
 pub(crate) fn one(name: &str) -> Result<()> {
     let mut tally = Tally::default();
-    let Counted { passed, failed } =
+    let Counted { passed, failed, .. } =
         tally.tests("unit tests", build::cargo("test --no-fail-fast").arg(name));
     if passed + failed > 0 {
         return tally.close();
@@ -57,7 +60,7 @@ pub(crate) fn one(name: &str) -> Result<()> {
     apt::ensure_all("the privileged tests", apt::TEST_TOOLS)?;
     let object = build::kernel_programs()?;
     build::userspace(&object, false)?;
-    let Counted { passed, failed } = tally.tests(
+    let Counted { passed, failed, .. } = tally.tests(
         "privileged tests",
         privileged().env(build::OBJECT, &object).arg(name),
     );

@@ -45,7 +45,7 @@ while read -r module; do
 done < /modules/order
 echo "booted $(uname -r)"
 ulimit -n 16384
-ISTHMUS_TEST_SLOWNESS=10 /test/mesh "$(cat /test/name)" --test-threads=1
+ISTHMUS_TEST_SLOWNESS=10 /test/mesh $(cat /test/arguments) --test-threads=1
 echo "exit status $?"
 poweroff -f
 "#;
@@ -83,9 +83,9 @@ pub(super) fn kernel(package: &str) -> Result<Kernel> {
     Ok(Kernel { folder, image })
 }
 
-/// Makes the root folder as an initramfs that runs the tests with `name` in their names, and
-/// gives its path.
-pub(super) fn root(kernel: &Kernel, tests: &Path, name: &str) -> Result<PathBuf> {
+/// Makes the root folder as an initramfs that runs the tests with these `arguments`, which are
+/// split at white space, and gives its path.
+pub(super) fn root(kernel: &Kernel, tests: &Path, arguments: &str) -> Result<PathBuf> {
     let root = kernel.folder.join("root");
     clear(&root)?;
     for folder in [
@@ -102,7 +102,7 @@ pub(super) fn root(kernel: &Kernel, tests: &Path, name: &str) -> Result<PathBuf>
     for tool in ["ip", "ss", "bpftool"] {
         add_program(&root, &which(tool)?, &format!("bin/{tool}"))?;
     }
-    fs::write(root.join("test/name"), name)?;
+    fs::write(root.join("test/arguments"), arguments)?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let image = kernel.folder.join("root.img");
