@@ -26,18 +26,6 @@ pub(crate) const TEST_TOOLS: &[Need] = &[
     ("ps", "procps"),
 ];
 
-/// For other kernels under emulation.
-pub(crate) const KERNEL_TOOLS: &[Need] = &[
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("busybox", "busybox-static"),
-    ("cpio", "cpio"),
-    ("ip", "iproute2"),
-    ("ss", "iproute2"),
-    ("bpftool", "bpftool"),
-    ("strip", "binutils"),
-    ("xz", "xz-utils"),
-];
-
 /// Installs the packages of those needs that are not met; does nothing when all are.
 pub(crate) fn ensure_all(purpose: &str, needs: &[Need]) -> Result<()> {
     let packages: Vec<_> = needs

@@ -3,21 +3,49 @@
 
 mod boot;
 mod image;
+mod processor;
 
 use std::path::PathBuf;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
+use processor::{Processor, Programs};
 
-use crate::command::Run;
+use crate::build;
 use crate::phases::{Counted, Tally};
-use crate::{apt, build};
 
-/// A headline, and the package that depends on the newest kernel of its series.
-const KERNELS: [(&str, &str); 2] = [
-    ("Linux 6.1", "linux-image-cloud-amd64"),
-    ("Linux 6.12", "linux-image-6.12-cloud-amd64"),
+/// A kernel of Debian.
+struct Guest {
+    name: &'static str,
+    processor: Processor,
+    /// The package that depends on the newest kernel of its series.
+    package: &'static str,
+    /// What is run of the core, by parts of names.
+    core: &'static str,
+}
+
+/// The programs are the same on every processor, and so is nearly all of the agent: on
+/// another one the ways of a connection are tried, and what kills and restarts do to them.
+const GUESTS: [Guest; 3] = [
+    Guest {
+        name: "Linux 6.1",
+        processor: Processor::Amd64,
+        package: "linux-image-cloud-amd64",
+        core: CORE,
+    },
+    Guest {
+        name: "Linux 6.12",
+        processor: Processor::Amd64,
+        package: "linux-image-6.12-cloud-amd64",
+        core: CORE,
+    },
+    Guest {
+        name: "Linux 6.1, arm64",
+        processor: Processor::Arm64,
+        package: "linux-image-cloud-arm64",
+        core: "capture::core_ clients::core_ guard::core_ inbound::core_ slice::core_ restart::core_killed",
+    },
 ];
 
 /// What names of tests begin with that must hold on every kernel.
@@ -35,43 +63,25 @@ pub(crate) fn command(name: &str) -> Result<()> {
 /// One phase a kernel; the programs must be built. The kernels run beside each other, each
 /// on one emulated processor.
 pub(crate) fn phases(tally: &mut Tally, tests: &str) {
-    let images = tally.check("other kernels", || {
-        apt::ensure_all("other kernels", apt::KERNEL_TOOLS)?;
-        let binary = test_binary()?;
-        let image = |(name, package)| {
-            let kernel = image::kernel(package)?;
-            let root = image::root(&kernel, &binary, tests)?;
-            Ok((name, kernel, root))
+    let prepared = tally.check("other kernels", || {
+        let object = build::kernel_programs()?;
+        let prepare = |guest: &'static Guest| {
+            let Guest { processor, .. } = guest;
+            processor.tools()?;
+            let programs = processor.programs(&object)?;
+            let kernel = image::kernel(*processor, guest.package)?;
+            let arguments = if tests == CORE { guest.core } else { tests };
+            let root = image::root(&kernel, *processor, &programs, arguments)?;
+            Ok((guest, programs, kernel, root))
         };
-        let images = KERNELS.into_iter().map(image);
-        Ok((images.collect::<Result<Vec<_>>>()?, binary))
+        GUESTS.iter().map(prepare).collect::<Result<Vec<_>>>()
     });
-    let Some((images, binary)) = images else {
-        return;
-    };
-    println!(
-        "\n=== booting {}",
-        KERNELS.map(|(name, _)| name).join(" and ")
-    );
+    let Some(prepared) = prepared else { return };
+    println!("\n=== booting {}", GUESTS.map(|it| it.name).join(" and "));
     thread::scope(|scope| {
-        let run = |(name, kernel, root): &(&str, image::Kernel, PathBuf)| {
-            let start = Instant::now();
-            let mut counted = Counted::default();
-            let result = boot::boot(name, kernel, root, &mut counted).and_then(|()| {
-                counted.second_look(|names| {
-                    println!("{name} | once more, alone: {}", names.join(", "));
-                    let arguments = format!("--exact {}", names.join(" "));
-                    let root = image::root(kernel, &binary, &arguments)?;
-                    let mut seen = Counted::default();
-                    boot::boot(name, kernel, &root, &mut seen)?;
-                    Ok(seen)
-                })
-            });
-            (counted, result, start.elapsed())
-        };
-        let start = |image| scope.spawn(move || run(image));
-        let running: Vec<_> = images.iter().map(start).collect();
-        for ((name, ..), running) in images.iter().zip(running) {
+        let start = |it| scope.spawn(move || run(it));
+        let running: Vec<_> = prepared.iter().map(start).collect();
+        for ((Guest { name, .. }, ..), running) in prepared.iter().zip(running) {
             let mut unsteady = Vec::new();
             tally.counting(name, |counted| {
                 let ended = running.join();
@@ -86,22 +96,25 @@ pub(crate) fn phases(tally: &mut Tally, tests: &str) {
     });
 }
 
-/// The path of the built privileged tests, as cargo tells it.
-fn test_binary() -> Result<PathBuf> {
-    let object = crate::root().join("mesh-ebpf/target/bpfel-unknown-none/release/mesh-ebpf");
-    let messages = Run::new("cargo")
-        .words(
-            "test --package isthmus-tests --test mesh --no-run --message-format json --target-dir",
-        )
-        .arg(crate::target())
-        .env(build::OBJECT, object)
-        .output()?;
-    // One JSON object a line; the tools of the tests are among them.
-    messages
-        .lines()
-        .filter(|line| line.contains("\"kind\":[\"test\"]"))
-        .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
-        .next_back()
-        .map(Into::into)
-        .context("cargo named no test binary")
+type Prepared = (&'static Guest, Programs, image::Kernel, PathBuf);
+
+/// Boots one, and gives what it counted, the names of the tests that needed a second look,
+/// and how long it took.
+fn run((guest, programs, kernel, root): &Prepared) -> (Counted, Result<Vec<String>>, Duration) {
+    let Guest {
+        name, processor, ..
+    } = guest;
+    let start = Instant::now();
+    let mut counted = Counted::default();
+    let result = boot::boot(name, *processor, kernel, root, &mut counted).and_then(|()| {
+        counted.second_look(|names| {
+            println!("{name} | once more, alone: {}", names.join(", "));
+            let arguments = format!("--exact {}", names.join(" "));
+            let root = image::root(kernel, *processor, programs, &arguments)?;
+            let mut seen = Counted::default();
+            boot::boot(name, *processor, kernel, &root, &mut seen)?;
+            Ok(seen)
+        })
+    });
+    (counted, result, start.elapsed())
 }

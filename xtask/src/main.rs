@@ -2,6 +2,7 @@
 //! and bring everything else themselves; each module says what it brings.
 
 mod apt;
+mod arm64;
 mod bench;
 mod build;
 mod command;
@@ -54,7 +55,7 @@ enum Task {
         /// Run only tests whose names contain this
         name: Option<String>,
     },
-    /// Run the core of the privileged tests on real Linux 6.1 and 6.12, under emulation
+    /// Run the core of the privileged tests on real Linux 6.1 and 6.12, and on arm64, under emulation
     Kernels {
         /// Run only tests whose names contain this
         #[arg(default_value = kernels::CORE)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 
 use super::image::Kernel;
+use super::processor::Processor;
 use crate::command::Run;
 use crate::phases::Counted;
 
@@ -20,7 +21,13 @@ const PROCESSORS: &str = "1";
 const PANIC: &str = "Kernel panic";
 
 /// Boots, passes the guest's output on, each line behind the kernel's `name`, and counts its tests.
-pub(super) fn boot(name: &str, kernel: &Kernel, root: &Path, counted: &mut Counted) -> Result<()> {
+pub(super) fn boot(
+    name: &str,
+    processor: Processor,
+    kernel: &Kernel,
+    root: &Path,
+    counted: &mut Counted,
+) -> Result<()> {
     let mut status = None;
     let mut booted = false;
     let mut panicked = false;
@@ -29,7 +36,8 @@ pub(super) fn boot(name: &str, kernel: &Kernel, root: &Path, counted: &mut Count
         .words("--pdeathsig TERM timeout --foreground")
         .arg(AT_MOST)
         .words("setpriv --pdeathsig KILL")
-        .words("qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -display none -vga none -serial stdio -monitor none -no-reboot -nic none -kernel")
+        .words(processor.emulator())
+        .words("-accel tcg,thread=multi -m 2048 -display none -serial stdio -monitor none -no-reboot -nic none -kernel")
         .arg(&kernel.image)
         .arg("-smp")
         .arg(PROCESSORS)
@@ -38,7 +46,10 @@ pub(super) fn boot(name: &str, kernel: &Kernel, root: &Path, counted: &mut Count
         .arg("-append")
         // Warnings and the traces that belong to them; a kernel that gets nowhere for two minutes
         // (twice the threshold) panics. Less may be the machine's fault that emulates it.
-        .arg("console=ttyS0 loglevel=5 watchdog_thresh=60 softlockup_panic=1 panic=-1")
+        .arg(format!(
+            "console={} loglevel=5 watchdog_thresh=60 softlockup_panic=1 panic=-1",
+            processor.console()
+        ))
         .watch_as(name, |line| {
             counted.read(line);
             booted |= line.contains("booted ");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::apt;
+use super::processor::{Processor, Programs};
 use crate::command::Run;
 
 /// A kernel that was unpacked under `target/kernels`.
@@ -51,12 +51,12 @@ poweroff -f
 "#;
 
 /// Fetches the kernel that `package` stands for, unless it is there already.
-pub(super) fn kernel(package: &str) -> Result<Kernel> {
-    let versioned = match versioned(package) {
+pub(super) fn kernel(processor: Processor, package: &str) -> Result<Kernel> {
+    let versioned = match versioned(processor, package) {
         Ok(name) => name,
         Err(_) => {
-            apt::update()?;
-            versioned(package)?
+            processor.update()?;
+            versioned(processor, package)?
         }
     };
     let folder = crate::target().join("kernels").join(&versioned);
@@ -64,11 +64,11 @@ pub(super) fn kernel(package: &str) -> Result<Kernel> {
         println!("Fetching {versioned}");
         let partial = folder.with_extension("partial");
         clear(&partial)?;
-        if download(&versioned, &partial).is_err() {
+        if download(processor, &versioned, &partial).is_err() {
             // The lists may name a version that the archive no longer has.
-            apt::update()?;
+            processor.update()?;
             clear(&partial)?;
-            download(&versioned, &partial)
+            download(processor, &versioned, &partial)
                 .with_context(|| format!("fetching {versioned}: is the network up?"))?;
         }
         fs::rename(&partial, &folder).context("keeping the kernel")?;
@@ -85,7 +85,12 @@ pub(super) fn kernel(package: &str) -> Result<Kernel> {
 
 /// Makes the root folder as an initramfs that runs the tests with these `arguments`, which are
 /// split at white space, and gives its path.
-pub(super) fn root(kernel: &Kernel, tests: &Path, arguments: &str) -> Result<PathBuf> {
+pub(super) fn root(
+    kernel: &Kernel,
+    processor: Processor,
+    programs: &Programs,
+    arguments: &str,
+) -> Result<PathBuf> {
     let root = kernel.folder.join("root");
     clear(&root)?;
     for folder in [
@@ -93,14 +98,19 @@ pub(super) fn root(kernel: &Kernel, tests: &Path, arguments: &str) -> Result<Pat
     ] {
         fs::create_dir_all(root.join(folder))?;
     }
-    busybox(&root)?;
     modules(kernel, &root)?;
-    let debug = crate::target().join("debug");
-    add_program(&root, tests, "test/mesh")?;
-    add_program(&root, &debug.join("mesh-agent"), "test/mesh-agent")?;
-    add_program(&root, &debug.join("traffic"), "test/traffic")?;
-    for tool in ["ip", "ss", "bpftool"] {
-        add_program(&root, &which(tool)?, &format!("bin/{tool}"))?;
+    match &programs.system {
+        None => own_system(&root)?,
+        Some(system) => foreign_system(&root, system)?,
+    }
+    let strip = processor.strip();
+    let own = ["mesh-agent", "traffic"].map(|name| (programs.folder.join(name), name));
+    for (program, name) in own.iter().chain([&(programs.tests.clone(), "mesh")]) {
+        let target = root.join("test").join(name);
+        strip_into(strip, program, &target)?;
+        if programs.system.is_none() {
+            add_libraries(&root, program)?;
+        }
     }
     fs::write(root.join("test/arguments"), arguments)?;
     fs::write(root.join("init"), INIT)?;
@@ -115,19 +125,17 @@ pub(super) fn root(kernel: &Kernel, tests: &Path, arguments: &str) -> Result<Pat
     Ok(image)
 }
 
-fn versioned(package: &str) -> Result<String> {
-    let text = Run::new("apt-cache").arg("depends").arg(package).output()?;
+fn versioned(processor: Processor, package: &str) -> Result<String> {
+    let depends = processor.apt("apt-cache").arg("depends");
+    let text = depends.arg(package).output()?;
     text.lines()
         .find_map(|line| line.trim().strip_prefix("Depends: ").map(str::to_owned))
         .with_context(|| format!("apt knows no {package}: is this Debian 12?"))
 }
 
-fn download(package: &str, folder: &Path) -> Result<()> {
-    Run::new("apt-get")
-        .arg("download")
-        .arg(package)
-        .folder(folder)
-        .output()?;
+fn download(processor: Processor, package: &str, folder: &Path) -> Result<()> {
+    let apt = processor.apt("apt-get");
+    apt.arg("download").arg(package).folder(folder).output()?;
     let deb = entries(folder)?
         .into_iter()
         .find(|p| p.extension().is_some_and(|e| e == "deb"))
@@ -140,9 +148,43 @@ fn download(package: &str, folder: &Path) -> Result<()> {
     Ok(fs::remove_file(deb)?)
 }
 
-/// busybox under each of its names, but `ip`, which cannot make namespaces.
-fn busybox(root: &Path) -> Result<()> {
-    fs::copy(which("busybox")?, root.join("bin/busybox"))?;
+/// The machine's own tools, and the libraries that they load.
+fn own_system(root: &Path) -> Result<()> {
+    busybox(root, &which("busybox")?)?;
+    for tool in ["ip", "ss", "bpftool"] {
+        let program = which(tool)?;
+        strip_into("strip", &program, &root.join("bin").join(tool))?;
+        add_libraries(root, &program)?;
+    }
+    Ok(())
+}
+
+/// All of the system folder's libraries, and its tools.
+fn foreign_system(root: &Path, system: &Path) -> Result<()> {
+    busybox(root, &system.join("bin/busybox"))?;
+    for folder in ["lib", "usr/lib"] {
+        let target = root.join(folder);
+        fs::create_dir_all(&target)?;
+        Run::new("cp")
+            .arg("-a")
+            .arg(system.join(folder).join("."))
+            .arg(&target)
+            .output()?;
+    }
+    for (tool, place) in [
+        ("ip", "bin/ip"),
+        ("ss", "bin/ss"),
+        ("bpftool", "usr/sbin/bpftool"),
+    ] {
+        fs::copy(system.join(place), root.join("bin").join(tool))?;
+    }
+    Ok(())
+}
+
+/// busybox under each of its names, but those of tools that do more.
+fn busybox(root: &Path, program: &Path) -> Result<()> {
+    fs::copy(program, root.join("bin/busybox"))?;
+    // The same version everywhere: the machine's own can be asked.
     for name in Run::new("busybox")
         .arg("--list")
         .output()?
@@ -181,18 +223,23 @@ fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
     )?)
 }
 
-/// Copies a program without its debug information, and the libraries that it loads.
-fn add_program(root: &Path, program: &Path, target: &str) -> Result<()> {
+/// Copies a program without its debug information.
+fn strip_into(strip: &str, program: &Path, target: &Path) -> Result<()> {
     ensure!(
         program.is_file(),
         "{} is not built: `cargo xtask build` does that",
         program.display()
     );
-    Run::new("strip")
+    Run::new(strip)
         .words("--strip-debug -o")
-        .arg(root.join(target))
+        .arg(target)
         .arg(program)
-        .output()?;
+        .output()
+        .map(drop)
+}
+
+/// Copies the libraries that a program of this machine loads.
+fn add_libraries(root: &Path, program: &Path) -> Result<()> {
     let libraries = Run::new("ldd").arg(program).output()?;
     let paths: BTreeSet<_> = libraries
         .split_whitespace()
@@ -214,14 +261,14 @@ fn which(program: &str) -> Result<PathBuf> {
     fs::canonicalize(path.trim()).with_context(|| format!("finding {program}"))
 }
 
-fn clear(folder: &Path) -> Result<()> {
+pub(super) fn clear(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
