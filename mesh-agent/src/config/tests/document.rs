@@ -11,13 +11,8 @@ fn read(file: &str, text: &str) -> Result<Objects, Vec<Problem>> {
 
 fn names(objects: &Objects) -> Vec<(usize, &str)> {
     let pods = objects.pods.iter();
-    pods.map(|pod| {
-        (
-            pod.origin.document,
-            pod.object.metadata.name.as_deref().unwrap(),
-        )
-    })
-    .collect()
+    pods.map(|pod| (pod.origin.document, &*pod.object.name))
+        .collect()
 }
 
 #[test]
