@@ -200,6 +200,7 @@ impl Reader<'_> {
         }
         match (version, kind) {
             ("v1", "Namespace") => self.typed(mapping, kind, |o| &mut o.namespaces),
+            ("v1", "Node") => self.typed(mapping, kind, |o| &mut o.nodes),
             ("v1", "Pod") => self.typed(mapping, kind, |o| &mut o.pods),
             ("v1", "Service") => self.typed(mapping, kind, |o| &mut o.services),
             ("discovery.k8s.io/v1", "EndpointSlice") => {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -69,6 +69,8 @@ pub enum UnreadKind {
 pub struct Objects {
     /// `v1/Namespace`
     pub namespaces: Vec<Sourced<Namespace>>,
+    /// `v1/Node`
+    pub nodes: Vec<Sourced<Node>>,
     /// `v1/Pod`
     pub pods: Vec<Sourced<Pod>>,
     /// `v1/Service`
