@@ -238,6 +238,7 @@ impl Reader {
         }
         match (version, kind) {
             ("v1", "Namespace") => self.typed(mapping, kind, |o| &mut o.namespaces),
+            ("v1", "Node") => self.typed(mapping, kind, |o| &mut o.nodes),
             ("v1", "Pod") => self.converted(
                 mapping,
                 kind,

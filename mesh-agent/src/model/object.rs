@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -70,7 +70,7 @@ pub enum UnreadKind {
 pub struct Objects {
     /// `v1/Namespace`
     pub namespaces: Vec<Sourced<Namespace>>,
-    /// `v1/Pod`, the part that is used
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
     pub pods: Vec<Sourced<Pod>>,
     /// `v1/Service`
     pub services: Vec<Sourced<Service>>,

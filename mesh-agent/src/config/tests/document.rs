@@ -97,6 +97,13 @@ fn what_cannot_be_read_names_object_and_field() {
         ),
         (
             "v1",
+            "Node",
+            "spec: {unschedulable: often}",
+            "spec.unschedulable",
+            "invalid type: string \"often\", expected a boolean",
+        ),
+        (
+            "v1",
             "Service",
             "spec: {ports: [{port: http}]}",
             "spec.ports[0].port",
