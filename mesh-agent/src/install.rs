@@ -15,6 +15,7 @@ mod settings;
 pub use apply::{Applied, apply};
 pub use embedded::{FILES, File};
 pub use error::InstallError;
+pub(crate) use error::said;
 pub use kustomize::{BuildError, build};
 pub use manifest::Manifest;
 pub use platform::Platform;
