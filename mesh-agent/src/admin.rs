@@ -55,6 +55,10 @@ pub trait AgentView: Send + Sync + 'static {
 /// Name of the administrative socket in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
 
+/// The environment variable that names an agent among those of its node which share a run
+/// directory while one replaces the other; in a cluster the UID of its pod.
+pub const INSTANCE: &str = "ISTHMUS_INSTANCE";
+
 /// Where the agent with this run directory is to be found.
 pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET_NAME)

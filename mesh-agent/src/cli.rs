@@ -9,12 +9,16 @@ mod connections;
 pub mod explain;
 mod flows;
 mod human;
+pub mod install;
 mod output;
 pub mod policy;
+pub mod precheck;
 mod probe;
+pub mod ready;
 pub mod run;
 mod status;
 mod table;
+pub mod uninstall;
 mod workloads;
 
 use std::io;
@@ -81,6 +85,14 @@ pub enum Tool {
     Probe(probe::ProbeArgs),
     /// Make a certificate authority and look after it.
     Ca(ca::CaArgs),
+    /// Say whether a cluster can have the mesh, and what to do where it cannot.
+    Precheck(precheck::PrecheckArgs),
+    /// Bring the mesh into the cluster of the kubeconfig, or bring it up to date there.
+    Install(install::InstallArgs),
+    /// Take the mesh out of the cluster of the kubeconfig.
+    Uninstall(uninstall::UninstallArgs),
+    /// Say by the exit code whether the agent of this pod is ready.
+    Ready(ready::ReadyArgs),
 }
 
 /// Options of the commands that ask a running agent.
@@ -115,14 +127,20 @@ pub enum CliError {
     /// The policies could not be looked at.
     #[error(transparent)]
     Policy(#[from] policy::PolicyError),
+    /// The agent of this pod is not ready.
+    #[error(transparent)]
+    NotReady(#[from] ready::NotReady),
+    /// The mesh could not be brought into a cluster, out of it, or judged by it.
+    #[error(transparent)]
+    Cluster(Box<install::ClusterError>),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl Tool {
-    /// Carries the command out. The exit code is 1 when `check` or `audit` found something
-    /// missing, or `policy lint` something wrong.
+    /// Carries the command out. The exit code is 1 when `check`, `precheck` or `audit` found
+    /// something missing, or `policy lint` something wrong.
     ///
     /// # Errors
     /// See [`CliError`].
@@ -154,6 +172,10 @@ impl Tool {
             Self::Audit(args) => return audit::run(args).await,
             Self::Probe(args) => probe::run(args)?,
             Self::Check(args) => return Ok(check::run(args)?),
+            Self::Precheck(args) => return precheck::run(args).await,
+            Self::Install(args) => return install::run(args).await,
+            Self::Uninstall(args) => return uninstall::run(args).await,
+            Self::Ready(args) => ready::run(args).await?,
             Self::Ca(args) => output::print(args.run().await?.as_bytes())?,
             Self::Clean(args) => output::print(clean::clean(args).await?.as_bytes())?,
         }

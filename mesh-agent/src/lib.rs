@@ -17,6 +17,7 @@
 //! 7. [`observe`] writes the connection's one line and moves the counters; [`explain`]
 //!    says why policy spoke as it did, [`simulate`] what it would say under another
 //!    configuration, [`lint`] what is wrong with one; [`admin`] and [`cli`] show them.
+//!    [`install`] brings all of it into a cluster.
 //!
 //! [`agent`] starts all this, brings pods in and out of the mesh, and ends it.
 
@@ -57,6 +58,8 @@ pub mod simulate;
 pub mod lint;
 
 pub mod admin;
+
+pub mod install;
 
 pub mod cli;
 

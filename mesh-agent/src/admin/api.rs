@@ -18,6 +18,10 @@ pub struct Status {
     pub version: String,
     /// Process id of the agent.
     pub pid: u32,
+    /// Which of a node's agents this is: `ISTHMUS_INSTANCE` of its environment, in a cluster
+    /// the UID of its pod.
+    #[serde(default)]
+    pub instance: Option<String>,
     /// Seconds since the agent started.
     pub uptime_s: u64,
     /// Whether the agent does its work.

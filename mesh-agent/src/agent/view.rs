@@ -232,6 +232,7 @@ impl AgentView for View {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            instance: std::env::var(crate::admin::INSTANCE).ok(),
             uptime_s: self.started.elapsed().as_secs(),
             ready: not_ready.is_empty(),
             not_ready,

@@ -100,6 +100,21 @@ fn files() -> Finding {
 
 /// One line a finding, the cure under what is missing, and a verdict.
 pub(super) fn render(findings: &[Finding]) -> String {
+    let mut out = render_findings(findings);
+    let missing = findings
+        .iter()
+        .filter(|finding| finding.required && !finding.ok)
+        .count();
+    out.push_str(&match missing {
+        0 => "\nthis machine can run the agent\n".to_owned(),
+        1 => "\n1 thing that the agent needs is missing\n".to_owned(),
+        n => format!("\n{n} things that the agent needs are missing\n"),
+    });
+    out
+}
+
+/// The same without the verdict.
+pub(super) fn render_findings(findings: &[Finding]) -> String {
     let width = findings
         .iter()
         .map(|finding| finding.name.chars().count())
@@ -124,14 +139,5 @@ pub(super) fn render(findings: &[Finding]) -> String {
             out.push_str(&format!("         {:<width$}  → {cure}\n", ""));
         }
     }
-    let missing = findings
-        .iter()
-        .filter(|finding| finding.required && !finding.ok)
-        .count();
-    out.push_str(&match missing {
-        0 => "\nthis machine can run the agent\n".to_owned(),
-        1 => "\n1 thing that the agent needs is missing\n".to_owned(),
-        n => format!("\n{n} things that the agent needs are missing\n"),
-    });
     out
 }

@@ -161,6 +161,7 @@ fn the_status_for_people() {
         node: "left".into(),
         version: "0.1.0".into(),
         pid: 42,
+        instance: None,
         uptime_s: 185,
         ready: false,
         not_ready: vec!["shop/db-0 is being enrolled".into()],

@@ -12,7 +12,7 @@ use super::{cgroup, object, sockdiag};
 mod helpers;
 
 /// Capabilities that the agent uses, by number (capabilities(7)), and for what.
-const CAPABILITIES: [(u32, &str, &str); 5] = [
+pub(crate) const CAPABILITIES: [(u32, &str, &str); 5] = [
     (39, "CAP_BPF", "load programs and maps"),
     (
         12,
