@@ -54,6 +54,7 @@ impl Route {
             }
             Resolution::NoSuchPort(_) => Err(Failure::refused(Reason::ServiceNoPort)),
             Resolution::NoReadyEndpoint(_) => Err(Failure::refused(Reason::ServiceNoEndpoint)),
+            Resolution::NoLocalEndpoint(_) => Err(Failure::refused(Reason::ServiceNoLocalEndpoint)),
             Resolution::Disputed => {
                 let detail = "the configuration gives the address to more than one object";
                 Err(Failure::denied(Reason::DestinationUnknown, detail))
