@@ -155,17 +155,17 @@ fn claim_external(ordered: &[&Arc<Service>], owners: &mut Owners, problems: &mut
         };
         if let Some(owner) = owners.by_ip.get(&ip) {
             let other = match owner {
-                Owner::Workload(pod) => format!("of Pod {}", pod.uid),
+                Owner::Workload(pod) => format!("the address of Pod {}", pod.uid),
                 Owner::Service(other) => {
                     format!(
                         "the cluster IP of Service {}/{}",
                         other.namespace, other.name
                     )
                 }
-                Owner::Disputed => "of pods or services".to_owned(),
+                Owner::Disputed => "in dispute among others".to_owned(),
             };
             problem(
-                format!("the external address {ip} is the address {other}, and stays so"),
+                format!("the external address {ip} is {other}, and stays so"),
                 "remove it here, and from the load balancer's range if it came from there",
             );
             continue;
