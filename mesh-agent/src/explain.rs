@@ -104,6 +104,11 @@ fn explain(scene: &Scene<'_>, from: &Workload, to: SocketAddr) -> Explanation {
                 vec![Way::nowhere(crate::observe::Reason::ServiceNoEndpoint, to)],
             )
         }
+        Resolution::NoLocalEndpoint(service) => {
+            let route = format!("Service {}", service_name(&service));
+            let reason = crate::observe::Reason::ServiceNoLocalEndpoint;
+            (route, vec![Way::nowhere(reason, to)])
+        }
         Resolution::Disputed => (
             "an address that the configuration gives to more than one object".to_owned(),
             vec![Way::nowhere(crate::observe::Reason::DestinationUnknown, to)],

@@ -52,6 +52,7 @@ pub struct Observer {
     access: AccessLog,
     refused: Family<EndLabels, Counter>,
     broken: Family<EndLabels, Counter>,
+    retried: Family<RetryLabels, Counter>,
     audited: Family<DirectionLabels, Counter>,
     on_trial: Family<TrialLabels, Counter>,
     recent: Recent,
@@ -77,6 +78,12 @@ impl Observer {
             "Connections that failed or were cut after they had been established",
             broken.clone(),
         );
+        let retried = Family::default();
+        registry.register(
+            "isthmus_endpoint_retries",
+            "Endpoints of services that could not be reached, so that another was tried",
+            retried.clone(),
+        );
         let audited = Family::default();
         registry.register(
             "isthmus_connections_audited",
@@ -95,6 +102,7 @@ impl Observer {
             access,
             refused,
             broken,
+            retried,
             audited,
             on_trial,
             recent: Recent::new(),
@@ -193,6 +201,13 @@ impl Observer {
         &self.access
     }
 
+    fn retried(&self, reason: Reason) {
+        let labels = RetryLabels {
+            reason: reason.code(),
+        };
+        self.retried.get_or_create(&labels).inc();
+    }
+
     fn ended(&self, record: &Record, established: bool) {
         let (connection, outcome) = (&*record.connection, record.outcome);
         self.traffic.closed(connection, outcome.reason());
@@ -248,6 +263,11 @@ struct TrialLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndLabels {
     direction: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
     reason: &'static str,
 }
 

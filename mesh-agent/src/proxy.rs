@@ -4,10 +4,13 @@
 //! [`worker`] runs the threads, each of which owns its connections. [`accept`]
 //! takes a connection from a pod's listener and tells what it is. Then
 //! [`outbound`] carries what the pod's application opened, [`inbound`] serves a
-//! tunnel from another node, and [`plaintext`] what came without one. All three
+//! tunnel from another node, and [`plaintext`] what came without one. Among the endpoints
+//! of a service, [`retry`] finds one that answers. All three
 //! connect onward through [`dial`], which asks for a permit of the policy module.
 
 mod accept;
+mod affinity;
+mod balance;
 mod dial;
 mod end;
 mod inbound;
@@ -17,6 +20,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod probe;
+mod retry;
 mod route;
 mod tunnels;
 mod worker;
@@ -33,6 +37,8 @@ use crate::identity::TrustStore;
 use crate::intercept::Interceptor;
 use crate::model::{Workload, World};
 use crate::observe::Observer;
+
+use affinity::Affinity;
 
 pub use judge::{judge, judge_policies};
 pub use pod::{Pod, PodParts};
@@ -102,7 +108,8 @@ impl Generation {
     }
 }
 
-/// What all workers share. Nothing in it is locked on the way of a connection.
+/// What all workers share. Nothing in it is locked on the way of a connection, but for the
+/// affinity to services that ask for it.
 pub struct Shared {
     /// The kernel side.
     pub interceptor: Arc<Interceptor>,
@@ -116,6 +123,8 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// Connections of the audit's that are to arrive.
     pub probes: Probes,
+    /// Which endpoint a client is to stay with.
+    affinity: Affinity,
     /// Spreads connections over the workers.
     pub(crate) turn: AtomicUsize,
     /// Number of the trust by which live connections were last judged.
@@ -144,6 +153,7 @@ impl Shared {
             observer,
             draining: watch::Sender::new(false),
             probes: Probes::default(),
+            affinity: Affinity::new(),
             turn: AtomicUsize::new(0),
             open_tunnels: watch::Sender::new(0),
             judged: watch::Sender::new(0),

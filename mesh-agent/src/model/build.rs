@@ -1,6 +1,6 @@
 //! The conversion as a whole, from objects to a [`World`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -47,13 +47,18 @@ pub fn build<'a>(
     };
     let pods = pods::workloads(&sources, &scope, &mut problems);
 
-    let mut owners = HashMap::new();
+    let mut owners = services::Owners::default();
     for workload in &pods.workloads {
         let claims = workload.addresses.iter();
-        owners.extend(claims.map(|ip| (*ip, Owner::Workload(workload.clone()))));
+        owners
+            .by_ip
+            .extend(claims.map(|ip| (*ip, Owner::Workload(workload.clone()))));
     }
-    owners.extend(pods.disputed.iter().map(|ip| (*ip, Owner::Disputed)));
-    let services = services::services(&sources, &mut owners, &mut problems);
+    let disputed = pods.disputed.iter();
+    owners
+        .by_ip
+        .extend(disputed.map(|ip| (*ip, Owner::Disputed)));
+    let services = services::services(&sources, node, &mut owners, &mut problems);
 
     let policies = policies::policies(&sources, &mesh, &pods.workloads, previous, &mut problems);
     mesh.inbound_mode = policies.mesh_mode().mode;

@@ -1,9 +1,17 @@
 //! Services and the endpoints behind each of their ports, laid out so that
 //! resolving an address allocates nothing. Called by [`build`](super::build()).
+//!
+//! What is honoured follows kube-proxy of Kubernetes 1.36 (`pkg/proxy/topology.go`), as
+//! a pod sees it.
+
+mod addresses;
+mod endpoints;
+mod place;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -14,9 +22,18 @@ use super::object::{Objects, Origin, Sourced, key, name, namespace};
 use super::problem::Problem;
 use super::workload::Workload;
 use super::world::Owner;
+use endpoints::Backends;
+use place::Place;
+
+pub(super) use addresses::Owners;
 
 /// Names the service of an EndpointSlice, as in Kubernetes.
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Seconds for which `sessionAffinity: ClientIP` holds where the service does not say
+/// (`core/v1` `DefaultClientIPServiceAffinitySeconds`), and at most.
+const AFFINITY_DEFAULT: i32 = 10_800;
+const AFFINITY_MAX: i32 = 86_400;
 
 /// A Kubernetes service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,20 +44,26 @@ pub struct Service {
     pub namespace: Arc<str>,
     /// Its virtual addresses, canonical and sorted; none when headless.
     pub cluster_ips: Vec<IpAddr>,
+    /// Further addresses at which its ports, and only these, are its own, canonical and
+    /// sorted: `spec.externalIPs`, and those of a load balancer with `ipMode: VIP`.
+    pub external_ips: Vec<IpAddr>,
+    /// `sessionAffinity: ClientIP`: how long after its last connection a client is
+    /// led to the same endpoint.
+    pub affinity: Option<Duration>,
     /// Where it was read.
     pub origin: Origin,
     /// Its TCP ports.
-    ports: BTreeMap<u16, Backends>,
+    ports: BTreeMap<u16, Families>,
 }
 
-/// What is ready behind one port, by address family.
+/// What is behind one port, by address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Backends {
-    v4: Arc<[Endpoint]>,
-    v6: Arc<[Endpoint]>,
+struct Families {
+    v4: Backends,
+    v6: Backends,
 }
 
-/// One ready endpoint of a service.
+/// One endpoint of a service that takes connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where it listens.
@@ -55,24 +78,26 @@ impl Service {
         self.ports.keys().copied()
     }
 
-    /// What is ready behind a port, of the family of `asked`; `None` if there is no
-    /// such port.
-    pub(super) fn endpoints(&self, asked: SocketAddr) -> Option<&Arc<[Endpoint]>> {
-        let backends = self.ports.get(&asked.port())?;
+    /// What is behind a port for a pod of this node, of the family of `asked`; `None` if
+    /// there is no such port.
+    pub(super) fn backends(&self, asked: SocketAddr) -> Option<&Backends> {
+        let families = self.ports.get(&asked.port())?;
         Some(match asked.ip() {
-            IpAddr::V4(_) => &backends.v4,
-            IpAddr::V6(_) => &backends.v6,
+            IpAddr::V4(_) => &families.v4,
+            IpAddr::V6(_) => &families.v6,
         })
     }
 }
 
-/// All services, ordered by namespace and name. Enters their cluster IPs among
-/// the `owners` of addresses, in which the pods already are.
+/// All services as the agent of `node` sees them, ordered by namespace and name. Enters
+/// their addresses among the `owners`, in which the pods already are.
 pub(super) fn services(
     sources: &[&Objects],
-    owners: &mut HashMap<IpAddr, Owner>,
+    node: &str,
+    owners: &mut Owners,
     problems: &mut Vec<Problem>,
 ) -> Vec<Arc<Service>> {
+    let place = place::of(sources, node, problems);
     let slices = slices_by_service(sources, problems);
     let objects = sources.iter().flat_map(|objects| &objects.services);
     let objects = unique(objects, "Service", |s| &s.metadata, key, problems);
@@ -82,10 +107,10 @@ pub(super) fn services(
             let meta = &service.object.metadata;
             let slices = slices.get(&(namespace(meta), name(meta)));
             let slices = slices.map(Vec::as_slice).unwrap_or_default();
-            Arc::new(convert(service, slices, owners, problems))
+            Arc::new(convert(service, slices, &place, &owners.by_ip, problems))
         })
         .collect();
-    claim_addresses(&services, owners, problems);
+    addresses::claim(&services, owners, problems);
     services
 }
 
@@ -126,14 +151,17 @@ fn slices_by_service<'a>(sources: &[&'a Objects], problems: &mut Vec<Problem>) -
 fn convert(
     service: &Sourced<core::Service>,
     slices: &[&Sourced<discovery::EndpointSlice>],
+    place: &Place<'_>,
     owners: &HashMap<IpAddr, Owner>,
     problems: &mut Vec<Problem>,
 ) -> Service {
     let meta = &service.object.metadata;
     let spec = service.object.spec.as_ref();
-    let include_unready = spec
-        .and_then(|spec| spec.publish_not_ready_addresses)
-        .unwrap_or(false);
+    let rules = endpoints::Rules {
+        place,
+        include_unready: spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true),
+        local_only: spec.and_then(|spec| spec.internal_traffic_policy.as_deref()) == Some("Local"),
+    };
     let mut ports = BTreeMap::new();
     let declared = spec.and_then(|spec| spec.ports.as_ref());
     for (i, port) in declared.into_iter().flatten().enumerate() {
@@ -150,126 +178,49 @@ fn convert(
             ));
             continue;
         };
-        let all = backends(port, slices, include_unready, owners);
+        let all = endpoints::of_port(port, slices, &rules, owners);
         let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.addr.is_ipv4());
-        let (v4, v6) = (v4.into(), v6.into());
-        ports.insert(number, Backends { v4, v6 });
+        let (v4, v6) = (rules.apply(&v4), rules.apply(&v6));
+        ports.insert(number, Families { v4, v6 });
     }
+    let cluster_ips = addresses::cluster(service, problems);
+    let external_ips = match cluster_ips.is_empty() {
+        // kube-proxy passes over those of a headless service too (`ShouldSkipService`).
+        true => Vec::new(),
+        false => addresses::external(service, problems),
+    };
     Service {
         name: name(meta).into(),
         namespace: namespace(meta).into(),
-        cluster_ips: cluster_ips(service, problems),
+        cluster_ips,
+        external_ips,
+        affinity: affinity(service, problems),
         origin: service.origin.clone(),
         ports,
     }
 }
 
-/// The ready endpoints of one port. EndpointSlices name their ports as the service
-/// does, whatever the container calls them, so the name leads to the number.
-fn backends(
-    port: &core::ServicePort,
-    slices: &[&Sourced<discovery::EndpointSlice>],
-    include_unready: bool,
-    owners: &HashMap<IpAddr, Owner>,
-) -> Vec<Endpoint> {
-    let wanted = port.name.as_deref().unwrap_or_default();
-    // By address, since one endpoint may be in two slices while it moves between them.
-    let mut found = BTreeMap::new();
-    for slice in slices {
-        let ports = slice.object.ports.iter().flatten();
-        let number = ports
-            .filter(|it| is_tcp(it.protocol.as_deref()))
-            .filter(|it| it.name.as_deref().unwrap_or_default() == wanted)
-            .find_map(|it| port_number(it.port?));
-        let Some(number) = number else { continue };
-        for endpoint in slice.object.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|it| it.ready);
-            let address = endpoint.addresses.first().map(|text| address::parse(text));
-            let Some(Ok(ip)) = address else { continue };
-            if !include_unready && ready == Some(false) {
-                continue;
-            }
-            let workload = match owners.get(&ip) {
-                Some(Owner::Workload(workload)) => Some(workload.clone()),
-                Some(Owner::Disputed | Owner::Service(_)) => continue,
-                None => None,
-            };
-            let addr = SocketAddr::new(ip, number);
-            found.insert(addr, Endpoint { addr, workload });
-        }
+fn affinity(service: &Sourced<core::Service>, problems: &mut Vec<Problem>) -> Option<Duration> {
+    let spec = service.object.spec.as_ref()?;
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
     }
-    found.into_values().collect()
-}
-
-fn cluster_ips(service: &Sourced<core::Service>, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
-    let Some(spec) = service.object.spec.as_ref() else {
-        return Vec::new();
-    };
-    let single = spec
-        .cluster_ip
-        .iter()
-        .map(|ip| ("spec.clusterIP".to_owned(), ip));
-    let several = spec.cluster_ips.iter().flatten().enumerate();
-    let several = several.map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
-    let mut ips = Vec::new();
-    for (field, text) in single.chain(several) {
-        if text.is_empty() || text == "None" {
-            continue;
-        }
-        match address::parse(text) {
-            Ok(ip) => ips.push(ip),
-            Err(message) => problems.push(Problem::new(
-                &service.origin,
-                format!("Service {}", key(&service.object.metadata)),
-                field,
-                message,
-                "correct it; until then the service is not reached there",
-            )),
-        }
-    }
-    ips.sort();
-    ips.dedup();
-    ips
-}
-
-/// Enters each cluster IP; one that is already somebody's becomes nobody's.
-fn claim_addresses(
-    services: &[Arc<Service>],
-    owners: &mut HashMap<IpAddr, Owner>,
-    problems: &mut Vec<Problem>,
-) {
-    let mut ordered: Vec<&Arc<Service>> = services.iter().collect();
-    ordered.sort_by_key(|service| &service.origin);
-    let mut first_claim: HashMap<IpAddr, String> = HashMap::new();
-    for (service, ip) in ordered
-        .iter()
-        .flat_map(|s| s.cluster_ips.iter().map(move |ip| (*s, *ip)))
-    {
-        let claim = format!(
-            "Service {}/{} in {}",
-            service.namespace, service.name, service.origin
-        );
-        let Some(owner) = owners.get(&ip) else {
-            owners.insert(ip, Owner::Service(service.clone()));
-            first_claim.insert(ip, claim);
-            continue;
-        };
-        let other = match owner {
-            Owner::Workload(pod) => format!("Pod {} in {}", pod.uid, pod.origin),
-            _ => first_claim
-                .get(&ip)
-                .cloned()
-                .unwrap_or_else(|| "pods".to_owned()),
-        };
+    let config = spec.session_affinity_config.as_ref();
+    let config = config.and_then(|config| config.client_ip.as_ref());
+    let seconds = config
+        .and_then(|config| config.timeout_seconds)
+        .unwrap_or(AFFINITY_DEFAULT);
+    let usable = seconds.clamp(1, AFFINITY_MAX);
+    if usable != seconds {
         problems.push(Problem::new(
             &service.origin,
-            format!("Service {}/{}", service.namespace, service.name),
-            "spec.clusterIPs",
-            format!("{ip} is also the address of {other}"),
-            "give each its own address; until then connections to it are refused",
+            format!("Service {}", key(&service.object.metadata)),
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("{seconds} is not a number from 1 to {AFFINITY_MAX}; {usable} is used"),
+            "write a number in that range",
         ));
-        owners.insert(ip, Owner::Disputed);
     }
+    Some(Duration::from_secs(usable.unsigned_abs().into()))
 }
 
 /// Kubernetes takes a port without a protocol for TCP.

@@ -5,6 +5,7 @@ mod members;
 mod order;
 mod problems;
 mod resolve;
+mod services;
 mod settings;
 mod strangers;
 mod trust;

@@ -1,14 +1,14 @@
 //! A generation of the world and the one question the proxy asks it: where does
 //! a connection to this address go? Made by [`build`](super::build()); never changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::object::Origin;
 use super::problem::Problem;
-use super::services::{Endpoint, Service};
+use super::services::{Endpoint, Owners, Service};
 use super::settings::{MeshSettings, foreign};
 use super::workload::Workload;
 use crate::addr::{OriginalDst, canonical, canonical_ip};
@@ -24,7 +24,7 @@ pub struct World {
     /// By uid.
     pub(super) workloads: BTreeMap<Arc<str>, Arc<Workload>>,
     pub(super) services: Vec<Arc<Service>>,
-    pub(super) owners: HashMap<IpAddr, Owner>,
+    pub(super) owners: Owners,
     pub(super) policies: Arc<Policies>,
 }
 
@@ -44,15 +44,18 @@ pub enum Resolution {
     Workload(Arc<Workload>),
     /// To one of these endpoints of this service.
     Service {
-        /// The service whose cluster IP was asked for.
+        /// The service whose address was asked for.
         service: Arc<Service>,
-        /// Ready, of the family asked for, never empty, sorted by address.
+        /// Those that take the connection: of the family asked for, never empty, sorted by address.
         endpoints: Arc<[Endpoint]>,
     },
     /// The service has no such TCP port.
     NoSuchPort(Arc<Service>),
     /// The port exists, and nothing ready of the address's family is behind it.
     NoReadyEndpoint(Arc<Service>),
+    /// What is ready there is on other nodes, and `internalTrafficPolicy: Local` keeps
+    /// connections on their node.
+    NoLocalEndpoint(Arc<Service>),
     /// The configuration does not say whose the address is: two objects claim it, or
     /// a pod that has no usable identity. To be refused: plain TCP to it could reach
     /// a workload that is to be reached over mutual TLS only.
@@ -116,7 +119,7 @@ impl World {
     /// The one workload that has this address (in any form); `None` also for an
     /// address in dispute.
     pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        match self.owners.get(&canonical_ip(ip)) {
+        match self.owners.by_ip.get(&canonical_ip(ip)) {
             Some(Owner::Workload(workload)) => Some(workload),
             _ => None,
         }
@@ -125,20 +128,38 @@ impl World {
     /// Where a connection to `destination` goes.
     pub fn resolve(&self, destination: OriginalDst) -> Resolution {
         let asked = canonical(destination.0);
-        match self.owners.get(&asked.ip()) {
-            None => Resolution::Outside,
+        match self.owners.by_ip.get(&asked.ip()) {
             Some(Owner::Disputed) => Resolution::Disputed,
             Some(Owner::Workload(workload)) => Resolution::Workload(workload.clone()),
-            Some(Owner::Service(service)) => match service.endpoints(asked) {
+            Some(Owner::Service(service)) => match service.backends(asked) {
                 None => Resolution::NoSuchPort(service.clone()),
-                Some(endpoints) if endpoints.is_empty() => {
-                    Resolution::NoReadyEndpoint(service.clone())
+                Some(behind) if !behind.internal.is_empty() => balanced(service, &behind.internal),
+                Some(behind) if !behind.external.is_empty() => {
+                    Resolution::NoLocalEndpoint(service.clone())
                 }
-                Some(endpoints) => Resolution::Service {
-                    service: service.clone(),
-                    endpoints: endpoints.clone(),
-                },
+                Some(_) => Resolution::NoReadyEndpoint(service.clone()),
             },
+            None => self.resolve_external(asked),
         }
+    }
+
+    fn resolve_external(&self, asked: SocketAddr) -> Resolution {
+        let service = match self.owners.external.get(&asked) {
+            Some(Owner::Service(service)) => service,
+            Some(_) => return Resolution::Disputed,
+            None => return Resolution::Outside,
+        };
+        let behind = service.backends(asked).map(|behind| &behind.external);
+        match behind.filter(|endpoints| !endpoints.is_empty()) {
+            Some(endpoints) => balanced(service, endpoints),
+            None => Resolution::NoReadyEndpoint(service.clone()),
+        }
+    }
+}
+
+fn balanced(service: &Arc<Service>, endpoints: &Arc<[Endpoint]>) -> Resolution {
+    Resolution::Service {
+        service: service.clone(),
+        endpoints: endpoints.clone(),
     }
 }

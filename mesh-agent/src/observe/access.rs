@@ -101,6 +101,7 @@ fn emit(record: &Record) {
                 client = details.client.map(display),
                 upstream = details.upstream.map(display),
                 service = details.service.as_deref(),
+                retries = (details.retries > 0).then_some(details.retries),
                 source_identity,
                 destination_identity,
                 security = details.security.map(super::Security::as_str),

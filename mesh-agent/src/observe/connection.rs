@@ -75,9 +75,20 @@ impl Connection {
         self.live.lock().service = Some(service);
     }
 
-    /// The address that the agent connects to in turn.
+    /// The address that the agent connects to in turn. What was known of an earlier one's
+    /// owner is not of this one's.
     pub fn set_upstream(&self, upstream: SocketAddr) {
-        self.live.lock().upstream = Some(upstream);
+        let mut details = self.live.lock();
+        details.upstream = Some(upstream);
+        details.peer = None;
+        details.peer_identity = None;
+        details.ruling = None;
+    }
+
+    /// The endpoint that was tried failed for this `reason`, and another one is tried.
+    pub fn retried(&self, reason: Reason) {
+        self.live.lock().retries += 1;
+        self.observer.retried(reason);
     }
 
     /// The client that the application is told of, when it is not the source.

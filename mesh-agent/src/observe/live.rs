@@ -58,6 +58,8 @@ pub(super) struct Details {
     pub(super) peer_identity: Option<Arc<str>>,
     pub(super) service: Option<Arc<str>>,
     pub(super) upstream: Option<SocketAddr>,
+    /// Endpoints of the service that failed before `upstream` was tried.
+    pub(super) retries: u32,
     pub(super) client: Option<SocketAddr>,
     pub(super) security: Option<Security>,
     pub(super) session: Option<Arc<Session>>,

@@ -101,6 +101,9 @@ reasons! {
     ServiceNoEndpoint, "SERVICE_NO_ENDPOINT", Connect,
         "The service has no ready endpoint.",
         "check that pods match the service's selector and are ready";
+    ServiceNoLocalEndpoint, "SERVICE_NO_LOCAL_ENDPOINT", Connect,
+        "The service keeps connections on their node (internalTrafficPolicy: Local), and no endpoint of it here is ready.",
+        "run a ready pod of the service on this node, as a DaemonSet does, or set its internalTrafficPolicy to Cluster";
     ServiceNoPort, "SERVICE_NO_PORT", Connect,
         "The service does not offer the port asked for.",
         "compare the port with the service's spec.ports";

@@ -87,9 +87,12 @@ fn pod(name: &str, workload: &str) -> Arc<PodLabels> {
 fn a_finished_connection_writes_one_line_with_every_field() {
     let bench = Bench::new();
     let mut connection = bench.open(Direction::Outbound);
-    connection.set_peer_identity("spiffe://cluster.local/ns/shop/sa/db".into());
     connection.set_service("shop/db".into());
+    connection.set_upstream(addr("[fd00::8]:15008"));
+    connection.set_peer_identity("spiffe://cluster.local/ns/shop/sa/other".into());
+    connection.retried(Reason::AppRefused);
     connection.set_upstream(addr("[fd00::9]:15008"));
+    connection.set_peer_identity("spiffe://cluster.local/ns/shop/sa/db".into());
     connection.set_security(TLS);
     connection.established();
     connection.meter().add_sent(10);
@@ -122,6 +125,7 @@ fn a_finished_connection_writes_one_line_with_every_field() {
     ] {
         assert_eq!(line[field], expected, "{field} in {line}");
     }
+    assert_eq!(line["retries"], 1);
     assert_eq!(line["bytes_sent"], 10);
     assert_eq!(line["bytes_received"], 2000);
     assert!(line["duration_ms"].is_u64());

@@ -70,22 +70,23 @@ impl Failure {
         matches!(self.outcome, Outcome::Failed(Reason::UpstreamRefused))
     }
 
-    /// Whether another endpoint of the same service may do better.
-    pub(super) fn another_may_answer(&self) -> bool {
-        matches!(
-            self.outcome,
+    /// The reason, if another endpoint of the same service may do better. One of policy is
+    /// none of these: it is not to be gone around.
+    pub(super) fn another_may_answer(&self) -> Option<Reason> {
+        match self.outcome {
             Outcome::Failed(
-                Reason::UpstreamRefused
-                    | Reason::UpstreamUnreachable
-                    | Reason::UpstreamTimeout
-                    | Reason::UpstreamWrongIdentity
-                    | Reason::UpstreamTls
-                    | Reason::UpstreamRejected
-                    | Reason::PoolExhausted
-                    | Reason::TunnelLost
-                    | Reason::AppRefused
-            )
-        )
+                reason @ (Reason::UpstreamRefused
+                | Reason::UpstreamUnreachable
+                | Reason::UpstreamTimeout
+                | Reason::UpstreamWrongIdentity
+                | Reason::UpstreamTls
+                | Reason::UpstreamRejected
+                | Reason::PoolExhausted
+                | Reason::TunnelLost
+                | Reason::AppRefused),
+            ) => Some(reason),
+            _ => None,
+        }
     }
 
     /// Closes the connection's account with this.

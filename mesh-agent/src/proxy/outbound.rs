@@ -8,18 +8,17 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use super::balance::Busy;
 use super::end::{Failure, outcome};
+use super::retry::{self, Asked};
 use super::route::{Candidate, Route};
 use super::worker::Worker;
 use super::{Generation, Pod, dial, judge};
-use crate::addr::{ClientAddr, OriginalDst};
+use crate::addr::{ClientAddr, OriginalDst, canonical_ip};
 use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, InboundRequest, OutboundPermit, Peer, Target};
 use crate::relay;
-
-/// Endpoints of a service that are tried before the application is told.
-const ATTEMPTS: usize = 3;
 
 /// Pause before a workload that is joining the mesh is dialled again.
 const JOINING_RETRY: Duration = Duration::from_millis(50);
@@ -54,8 +53,9 @@ pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, s
         connected = connect(worker, pod, &generation, destination, source, &record) => connected,
         () = record.cut() => Err(Failure::cut(&record)),
     };
-    let upstream = match connected {
-        Ok(upstream) => upstream,
+    // Counted among the endpoint's connections until the end.
+    let (upstream, _busy) = match connected {
+        Ok(connected) => connected,
         Err(failure) => {
             relay::reset(app);
             return failure.record(record);
@@ -96,19 +96,25 @@ async fn connect(
     destination: OriginalDst,
     source: SocketAddr,
     record: &Connection,
-) -> Result<Upstream, Failure> {
-    let route = Route::find(&generation.world, destination, worker.random())?;
-    if let Some(service) = route.service() {
-        record.set_service(worker.labels.service(service));
-    }
-    let mut last = None;
-    for candidate in route.candidates().take(ATTEMPTS) {
-        match attempt(worker, pod, generation, &candidate, source, record).await {
-            Err(failure) if failure.another_may_answer() => last = Some(failure),
-            settled => return settled,
+) -> Result<(Upstream, Option<Busy>), Failure> {
+    match Route::find(&generation.world, destination)? {
+        Route::Direct(candidate) => {
+            let way = attempt(worker, pod, generation, &candidate, source, record).await;
+            Ok((way?, None))
+        }
+        Route::Balanced(balanced) => {
+            let asked = Asked {
+                balanced: &balanced,
+                port: destination.0.port(),
+                client: canonical_ip(source.ip()),
+            };
+            let attempt = async |candidate: Candidate| {
+                attempt(worker, pod, generation, &candidate, source, record).await
+            };
+            let (upstream, busy) = retry::among(worker, &asked, record, attempt).await?;
+            Ok((upstream, Some(busy)))
         }
     }
-    Err(last.unwrap_or_else(|| Failure::refused(Reason::ServiceNoEndpoint)))
 }
 
 async fn attempt(

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::balance::Balance;
 use super::labels::Labels;
 use super::tunnels::Tunnels;
 use super::{OpenTunnel, Pod, Shared, accept};
@@ -57,6 +58,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) tunnels: Tunnels,
     pub(super) labels: Labels,
+    pub(super) balance: Rc<Balance>,
     pub(super) inboxes: Rc<[mpsc::Sender<Job>]>,
     pub(super) index: usize,
     seed: Cell<u64>,
@@ -94,6 +96,7 @@ impl Workers {
                     let worker = Worker {
                         tunnels: Tunnels::new(),
                         labels: Labels::default(),
+                        balance: Rc::default(),
                         shared,
                         inboxes: inboxes.into(),
                         index,

@@ -20,7 +20,9 @@ fn describe(built: &Built) -> String {
     for service in world.services() {
         writeln!(text, "{service:?}").unwrap();
     }
-    let mut owners: Vec<String> = world.owners.iter().map(|it| format!("{it:?}")).collect();
+    let by_ip = world.owners.by_ip.iter().map(|it| format!("{it:?}"));
+    let external = world.owners.external.iter().map(|it| format!("{it:?}"));
+    let mut owners: Vec<String> = by_ip.chain(external).collect();
     owners.sort();
     text + &owners.join("\n")
 }

@@ -4,7 +4,7 @@ use super::super::{Resolution, World};
 use super::{SHOP, built, pod};
 use crate::addr::OriginalDst;
 
-fn resolve(world: &World, destination: &str) -> String {
+pub(super) fn resolve(world: &World, destination: &str) -> String {
     let endpoint = |it: &super::super::Endpoint| {
         let workload = it.workload.as_ref().map_or("-", |w| &w.name);
         format!("{}={workload}", it.addr)
@@ -17,6 +17,7 @@ fn resolve(world: &World, destination: &str) -> String {
         }
         Resolution::NoSuchPort(service) => format!("{}: no such port", service.name),
         Resolution::NoReadyEndpoint(service) => format!("{}: none ready", service.name),
+        Resolution::NoLocalEndpoint(service) => format!("{}: none local", service.name),
         Resolution::Disputed => "disputed".to_owned(),
         Resolution::Outside => "outside".to_owned(),
     }

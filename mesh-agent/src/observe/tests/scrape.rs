@@ -85,6 +85,13 @@ fn refusals_and_breaks_are_counted_by_direction_and_reason() {
         .open(Direction::Outbound)
         .finish_with(Outcome::Failed(Reason::UpstreamRefused), "free");
     let mut broken = bench.open(Direction::Outbound);
+    for reason in [
+        Reason::AppRefused,
+        Reason::AppRefused,
+        Reason::UpstreamTimeout,
+    ] {
+        broken.retried(reason);
+    }
     broken.established();
     broken.finish(Outcome::Failed(Reason::TunnelLost));
 
@@ -93,6 +100,8 @@ fn refusals_and_breaks_are_counted_by_direction_and_reason() {
         "isthmus_connections_refused_total{direction=\"inbound\",reason=\"PLAINTEXT_REFUSED\"} 3",
         "isthmus_connections_refused_total{direction=\"outbound\",reason=\"UPSTREAM_REFUSED\"} 1",
         "isthmus_connections_broken_total{direction=\"outbound\",reason=\"TUNNEL_LOST\"} 1",
+        "isthmus_endpoint_retries_total{reason=\"APP_REFUSED\"} 2",
+        "isthmus_endpoint_retries_total{reason=\"UPSTREAM_TIMEOUT\"} 1",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),
