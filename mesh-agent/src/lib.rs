@@ -18,7 +18,8 @@
 //!    says why policy spoke as it did, [`simulate`] what it would say under another
 //!    configuration, [`lint`] what is wrong with one; [`admin`] and [`cli`] show them.
 //!
-//! [`agent`] starts all this, brings pods in and out of the mesh, and ends it.
+//! [`agent`] starts all this, brings pods in and out of the mesh, and ends it. In a cluster,
+//! [`status`] writes back to the Kubernetes API what came of its objects.
 
 pub mod intercept;
 
@@ -57,6 +58,8 @@ pub mod lint;
 pub mod admin;
 
 pub mod cli;
+
+pub mod status;
 
 pub mod agent;
 

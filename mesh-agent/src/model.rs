@@ -34,6 +34,7 @@ mod world;
 mod tests;
 
 pub use build::{Built, build};
+pub(crate) use keys::STATUS as STATUS_ANNOTATION;
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub(crate) use object::{key, namespace};
 pub use problem::{Problem, Severity};

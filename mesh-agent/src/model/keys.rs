@@ -21,6 +21,8 @@ pub(super) const CGROUP: &str = "isthmus.dev/cgroup";
 pub(super) const TRUST_DOMAIN: &str = "isthmus.dev/trust-domain";
 /// Annotation on a pod: the DNS names in its certificate, where that has no SPIFFE ID.
 pub(super) const TLS_NAMES: &str = "isthmus.dev/tls-names";
+/// Annotation on a pod that the agent itself writes: why the pod is not enrolled.
+pub(crate) const STATUS: &str = "isthmus.dev/status";
 
 const PREFIX: &str = "isthmus.dev/";
 
@@ -32,7 +34,7 @@ pub(super) struct Allowed {
 
 pub(super) const POD: Allowed = Allowed {
     labels: &[MESH],
-    annotations: &[NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES],
+    annotations: &[NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES, STATUS],
 };
 pub(super) const NAMESPACE: Allowed = Allowed {
     labels: &[MESH],
