@@ -4,9 +4,11 @@
 mod apt;
 mod bench;
 mod build;
+mod cluster;
 mod command;
 mod demo;
 mod fips;
+mod image;
 mod kernels;
 mod phases;
 mod test;
@@ -62,6 +64,11 @@ enum Task {
     },
     /// Build the agent with FIPS cryptography, and test TLS and its settings in that mode
     Fips,
+    /// A real Kubernetes cluster of two nodes on this machine
+    Cluster {
+        #[command(subcommand)]
+        task: cluster::Task,
+    },
     /// First figures: throughput, latency and connections per second, against plain TCP
     Bench {
         /// Only this one
@@ -84,6 +91,7 @@ fn main() -> ExitCode {
         Task::Test { name: None } => test::all(),
         Task::Kernels { name } => kernels::command(&name),
         Task::Fips => fips::command(),
+        Task::Cluster { task } => cluster::run(task),
         Task::Bench { part: None } => bench::run(),
         Task::Bench {
             part: Some(bench::Part::Policy),
@@ -112,9 +120,8 @@ fn target() -> PathBuf {
 
 /// Refuses to go on without root, and says why it is needed.
 fn require_root() -> Result<()> {
-    let output = command::Run::new("id").arg("-u").output()?;
     anyhow::ensure!(
-        output.trim() == "0",
+        nix::unistd::geteuid().is_root(),
         "this needs root, for network namespaces, cgroups and eBPF: run it as root"
     );
     Ok(())
