@@ -87,14 +87,14 @@ impl Service {
         Ok(())
     }
 
-    /// Ends it, politely first.
+    /// Ends it, politely first. The API server would wait long for those who watch.
     pub(super) fn stop(&self, place: &Place) -> Result<()> {
         let cgroup = self.cgroup(place);
         for process in cgroups::processes(&cgroup)? {
             // It fails only for one that has ended meanwhile.
             let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
         }
-        if !cgroups::wait_empty(&cgroup, Duration::from_secs(10))? {
+        if !cgroups::wait_empty(&cgroup, Duration::from_secs(1))? {
             cgroups::kill(&cgroup)?;
         }
         Ok(())

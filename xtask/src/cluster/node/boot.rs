@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -82,6 +82,7 @@ fn file_systems(place: &Place, node: Node) -> Result<()> {
     let disk = place.disk(node)?;
     let programs = kubernetes::folder()?;
     propagate("/", MsFlags::MS_PRIVATE)?;
+    leave_foreign()?;
     attach("proc", "proc", Path::new("/proc"), "")?;
     attach("sysfs", "sysfs", Path::new("/sys"), "")?;
     cgroup_file_systems(&hierarchies)?;
@@ -110,6 +111,23 @@ fn file_systems(place: &Place, node: Node) -> Result<()> {
     attach("tmpfs", "tmpfs", Path::new("/run/netns"), "mode=755")?;
     // Kubelet's mount propagation needs it: what is mounted in a pod appears on the node, and back.
     propagate("/", MsFlags::MS_SHARED)
+}
+
+/// Lets go of namespaces and kernel programs that other work on this machine has mounted: a
+/// node that kept its copy of the mount would keep them alive.
+fn leave_foreign() -> Result<()> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    for line in mounts.lines() {
+        let foreign = [" - nsfs ", " - bpf "]
+            .iter()
+            .any(|kind| line.contains(kind));
+        if let (true, Some(target)) = (foreign, line.split(' ').nth(4)) {
+            umount2(target, MntFlags::MNT_DETACH)
+                .with_context(|| format!("unmounting {target} on the node"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The node's own view of its cgroups: its directory is the root.
