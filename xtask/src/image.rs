@@ -19,6 +19,8 @@ pub(crate) struct Image<'a> {
     /// With its tag, such as `docker.io/isthmus/mesh-agent:0.1.0`.
     pub(crate) name: &'a str,
     pub(crate) entrypoint: &'a [&'a str],
+    /// Ids of user and group, `999:999`; empty for root.
+    pub(crate) user: &'a str,
     /// As OCI names processors: `amd64`, `arm64`.
     pub(crate) architecture: &'a str,
 }
@@ -37,7 +39,7 @@ impl Image<'_> {
         let config = json!({
             "architecture": self.architecture,
             "os": "linux",
-            "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Entrypoint": self.entrypoint},
+            "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Entrypoint": self.entrypoint, "User": self.user},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer)?)]},
         });
         let unnamed = work.join("config");

@@ -22,8 +22,7 @@ impl Root {
         let root = Self {
             folder: folder.to_owned(),
         };
-        root.folder("tmp")?;
-        fs::set_permissions(folder.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+        root.folder_for_all("tmp")?;
         Ok(root)
     }
 
@@ -35,6 +34,27 @@ impl Root {
     pub(crate) fn folder(&self, path: &str) -> Result<()> {
         let folder = self.folder.join(path);
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))
+    }
+
+    /// Makes a folder in which every user may make files.
+    pub(crate) fn folder_for_all(&self, path: &str) -> Result<()> {
+        self.folder(path)?;
+        let all = fs::Permissions::from_mode(0o1777);
+        fs::set_permissions(self.folder.join(path), all)
+            .with_context(|| format!("opening {path} to all"))
+    }
+
+    /// Writes a file that can be run.
+    pub(crate) fn script(&self, path: &str, text: &str) -> Result<()> {
+        self.file(path, text)?;
+        let run = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.folder.join(path), run)
+            .with_context(|| format!("making {path} run"))
+    }
+
+    /// Makes a symbolic link to `target`.
+    pub(crate) fn link(&self, target: &Path, path: &str) -> Result<()> {
+        symlink(target, self.at(path)?).with_context(|| format!("linking {path}"))
     }
 
     /// Writes a file.
