@@ -10,23 +10,28 @@ mod cgroups;
 mod control;
 mod images;
 mod kubernetes;
+mod life;
 mod network;
 mod node;
 mod place;
 mod service;
+mod storage;
 mod supervise;
+mod test;
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use self::place::{NODES, Node, Place};
-use crate::apt;
+pub(crate) use self::test::{one, phase};
+
+use self::place::{Node, Place};
+use crate::image::agent::{self, Arch};
+use crate::build;
 
 /// Which cluster.
 #[derive(Args)]
@@ -68,11 +73,20 @@ pub(crate) enum Task {
         which: Which,
         node: String,
     },
-    /// Load archives of images on both nodes
+    /// Build the agent's image (without optimisations) and load it on both nodes; or load archives
     Load {
         #[command(flatten)]
         which: Which,
+        /// Archives of images; none: the agent's, freshly built
         archives: Vec<PathBuf>,
+    },
+    /// Run the tests against a cluster of their own, or against the one that is called so and is up
+    Test {
+        /// Run only tests whose names contain this
+        filter: Option<String>,
+        /// The cluster's name; it is taken down afterwards unless it was up before
+        #[arg(long, default_value = test::NAME)]
+        name: String,
     },
     /// The work of `up`, under its supervision
     #[command(hide = true)]
@@ -102,8 +116,8 @@ pub(crate) fn run(task: Task) -> Result<()> {
     crate::require_root()?;
     let place = |which: &Which| Place::named(&which.name);
     match task {
-        Task::Up(which) => up(&place(&which)?),
-        Task::Down(which) => supervise::claimed(&place(&which)?, down),
+        Task::Up(which) => supervise::claimed(&place(&which)?, life::up),
+        Task::Down(which) => supervise::claimed(&place(&which)?, life::down),
         Task::Stop { which, service } => {
             let place = place(&which)?;
             service::named(&place, &service)?.stop(&place)
@@ -113,8 +127,15 @@ pub(crate) fn run(task: Task) -> Result<()> {
             service::named(&place, &service)?.start(&place)
         }
         Task::Reboot { which, node } => node::reboot(&place(&which)?, Node::named(&node)?),
-        Task::Load { which, archives } => load(&place(&which)?, &archives),
-        Task::Work(which) => work(&place(&which)?),
+        Task::Load { which, archives } => {
+            let place = place(&which)?;
+            if archives.is_empty() {
+                return load_agent(&place);
+            }
+            life::load(&place, &archives)
+        }
+        Task::Test { filter, name } => test::command(&Place::named(&name)?, filter.as_deref()),
+        Task::Work(which) => life::work(&place(&which)?),
         Task::Boot(at) => node::boot(&place(&at.which)?, Node::named(&at.node)?),
         Task::FirstProcess(at) => node::first_process(&place(&at.which)?, Node::named(&at.node)?),
         Task::Launch {
@@ -126,142 +147,14 @@ pub(crate) fn run(task: Task) -> Result<()> {
     }
 }
 
-/// Brings a cluster up under supervision: whatever ends the work early, nothing stays.
-fn up(place: &Place) -> Result<()> {
-    supervise::claimed(place, |place| {
-        if is_up(place)? {
-            println!("The cluster `{}` is up already.", place.name());
-            return tell(place);
-        }
-        apt::ensure_all("the cluster", apt::CLUSTER_TOOLS)?;
-        kubernetes::ensure_built()?;
-        // What a killed run left.
-        remove(place)?;
-        supervise::work(place)?;
-        tell(place)
+/// The agent's image as the tests use it: built without optimisations, which is quick.
+fn load_agent(place: &Place) -> Result<()> {
+    let object = build::kernel_programs()?;
+    let archive = agent::archive(Arch::Amd64);
+    agent::pack(&object, Arch::Amd64, true, &archive)?;
+    step("loading the agent's image", || {
+        life::load(place, &[archive])
     })
-}
-
-fn down(place: &Place) -> Result<()> {
-    step("taking the cluster down", || remove(place))
-}
-
-/// Removes all there is of a cluster, complete or not.
-fn remove(place: &Place) -> Result<()> {
-    cgroups::kill(&place.cgroup())?;
-    network::remove(place)?;
-    cgroups::remove(&place.cgroup())?;
-    let folder = place.folder()?;
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
-    }
-    Ok(())
-}
-
-/// What is made between nothing and a cluster at work.
-fn work(place: &Place) -> Result<()> {
-    let archives = step("making the images", images::build)?;
-    step("making credentials, networks and disks", || {
-        fs::create_dir_all(place.file("logs")?).context("making the cluster's folder")?;
-        cgroups::create(&place.cgroup().join("cp"))?;
-        network::create(place)?;
-        control::prepare(place)?;
-        NODES
-            .into_iter()
-            .try_for_each(|node| node::prepare(place, node))
-    })?;
-    let mut services = service::all(place)?;
-    let mut start = |name: &str| -> Result<()> {
-        let (wanted, rest): (Vec<_>, Vec<_>) = services
-            .drain(..)
-            .partition(|service| service.name.ends_with(name));
-        services = rest;
-        wanted.iter().try_for_each(|service| service.start(place))
-    };
-    start("etcd")?;
-    start("api-server")?;
-    step("switching the nodes on", || {
-        NODES
-            .into_iter()
-            .try_for_each(|node| node::switch_on(place, node))?;
-        start("/containerd")?;
-        NODES
-            .into_iter()
-            .try_for_each(|node| node::wait_for_containerd(place, node))
-    })?;
-    step("loading the images", || load(place, &archives))?;
-    step("waiting for the API server", || {
-        until("the API server is ready", || control::is_ready(place))
-    })?;
-    step("starting the rest", || start(""))?;
-    step("waiting for the nodes", || wait_for_nodes(place))?;
-    fs::write(place.file("up")?, "").context("marking the cluster as up")
-}
-
-/// Loads archives on both nodes at once.
-fn load(place: &Place, archives: &[PathBuf]) -> Result<()> {
-    thread::scope(|scope| {
-        let running = NODES.map(|node| {
-            scope.spawn(move || {
-                archives
-                    .iter()
-                    .try_for_each(|archive| node::load(place, node, archive))
-            })
-        });
-        running
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-    })
-}
-
-fn wait_for_nodes(place: &Place) -> Result<()> {
-    let wait = |words: &str| {
-        control::kubectl(place)?
-            .words("wait --timeout=120s")
-            .words(words)
-            .output()
-    };
-    for node in NODES {
-        wait(&format!("--for=create node/{}", node.name()))?;
-    }
-    wait("--for=condition=Ready node --all")?;
-    // Without it the first pod would be refused.
-    wait("--for=create serviceaccount/default")?;
-    Ok(())
-}
-
-/// Whether a whole cluster is there, and none of its services has ended.
-fn is_up(place: &Place) -> Result<bool> {
-    if !place.file("up")?.exists() {
-        return Ok(false);
-    }
-    for service in service::all(place)? {
-        if !service.is_running(place)? {
-            println!("{} does not run; the cluster is made anew", service.name);
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn tell(place: &Place) -> Result<()> {
-    let folder = place.folder()?;
-    let name = match place.name() {
-        "dev" => String::new(),
-        name => format!(" --name {name}"),
-    };
-    println!(
-        "\nkubectl     {kubectl} get pods --all-namespaces\nlogs        {logs}\na node      nsenter --target $(cat {pid}) --all\n\
-         services    cargo xtask cluster stop|start{name} api-server|n1/kubelet|...\npower       cargo xtask cluster reboot{name} n1\n\
-         the end     cargo xtask cluster down{name}",
-        kubectl = folder.join("kubectl").display(),
-        logs = folder.join("logs").display(),
-        pid = folder.join("n1.pid").display(),
-    );
-    Ok(())
 }
 
 /// Shows what is under way, and how long it took.
@@ -286,6 +179,5 @@ fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> 
         }
         thread::sleep(Duration::from_millis(50));
     }
-    ensure!(deadline > Instant::now(), "waited too long until {what}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Container images from scratch: a folder becomes an archive that `ctr images import` and
 //! `docker load` take. No registry, no base image.
 
+pub(crate) mod agent;
 mod programs;
 
 use std::fs;

@@ -64,6 +64,18 @@ enum Task {
     },
     /// Build the agent with FIPS cryptography, and test TLS and its settings in that mode
     Fips,
+    /// The container image of the agent, the authority and the CNI plugin, as an archive
+    Image {
+        /// For this processor
+        #[arg(long, value_enum, default_value = "amd64")]
+        arch: image::agent::Arch,
+        /// Without optimisations
+        #[arg(long)]
+        dev: bool,
+        /// Write it here
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
     /// A real Kubernetes cluster of two nodes on this machine
     Cluster {
         #[command(subcommand)]
@@ -91,6 +103,7 @@ fn main() -> ExitCode {
         Task::Test { name: None } => test::all(),
         Task::Kernels { name } => kernels::command(&name),
         Task::Fips => fips::command(),
+        Task::Image { arch, dev, output } => image::agent::command(arch, dev, output),
         Task::Cluster { task } => cluster::run(task),
         Task::Bench { part: None } => bench::run(),
         Task::Bench {

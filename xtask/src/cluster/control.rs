@@ -59,10 +59,27 @@ DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
         folder.join("admin.kubeconfig").display()
     );
     fs::write(folder.join("Corefile"), corefile).context("writing the Corefile")?;
-    let kubectl = folder.join("kubectl");
-    fs::write(&kubectl, wrapper(place)?).context("writing the kubectl wrapper")?;
-    fs::set_permissions(kubectl, fs::Permissions::from_mode(0o755))?;
-    Ok(())
+    script(&folder.join("kubectl"), &wrapper(place)?)?;
+    script(&folder.join("cluster"), &commands(place)?)
+}
+
+fn script(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text)
+        .and_then(|()| fs::set_permissions(file, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("writing {}", file.display()))
+}
+
+/// The cluster's own commands (`stop api-server`, `reboot n1`), for the tests.
+fn commands(place: &Place) -> Result<String> {
+    let cache = super::place::cache()?;
+    let base = cache.parent().unwrap_or(&cache);
+    Ok(format!(
+        "#!/bin/sh\n# `cargo xtask cluster` for the cluster `{name}`: stop, start, reboot, load.\n\
+         export XDG_CACHE_HOME='{base}'\ntask=$1\nshift\nexec '{program}' cluster \"$task\" --name {name} \"$@\"\n",
+        name = place.name(),
+        base = base.display(),
+        program = std::env::current_exe()?.display(),
+    ))
 }
 
 /// A kubectl for any shell of this machine.

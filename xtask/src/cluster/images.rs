@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -55,18 +56,61 @@ const RECIPES: [Recipe; 5] = [
     },
 ];
 
-/// Makes the images of the tests, and gives their archives.
+/// Makes the images of the tests, unless they are newer than all that they are made of, and
+/// gives their archives.
 pub(super) fn build() -> Result<Vec<PathBuf>> {
     let folder = crate::target().join("images");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    RECIPES.iter().map(|recipe| recipe.build(&folder)).collect()
+    let sources = newest(&[&std::env::current_exe()?, Path::new("/var/lib/dpkg/status")])?;
+    let archive = |recipe: &Recipe| {
+        let archive = recipe.archive(&folder);
+        if newest(&[&archive]).is_ok_and(|made| made > sources) {
+            return Ok(archive);
+        }
+        recipe.build(&folder)
+    };
+    RECIPES.iter().map(archive).collect()
+}
+
+/// The image of the tests' own servers and clients, which `cargo xtask build` has built.
+pub(super) fn traffic() -> Result<PathBuf> {
+    Recipe {
+        name: "docker.io/isthmus-test/traffic:1",
+        entrypoint: &["/usr/bin/traffic"],
+        user: "",
+        fill: |root| {
+            let program = crate::target().join("debug/traffic");
+            root.program(&program, "usr/bin/traffic")?;
+            shell(root)
+        },
+    }
+    .build(&crate::target().join("images"))
+}
+
+/// The time of the last change to any of these files.
+fn newest(files: &[&Path]) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for file in files {
+        let changed = fs::metadata(file).and_then(|found| found.modified());
+        newest = newest.max(changed.with_context(|| format!("reading {}", file.display()))?);
+    }
+    Ok(newest)
 }
 
 impl Recipe {
-    fn build(&self, folder: &Path) -> Result<PathBuf> {
+    /// The name without its registry and tag.
+    fn short(&self) -> &str {
         let name = self.name.rsplit('/').next().unwrap_or(self.name);
-        let name = name.split(':').next().unwrap_or(name);
-        let archive = folder.join(format!("{name}.tar"));
+        name.split(':').next().unwrap_or(name)
+    }
+
+    fn archive(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}.tar", self.short()))
+    }
+
+    fn build(&self, folder: &Path) -> Result<PathBuf> {
+        let name = self.short();
+        let archive = self.archive(folder);
         let root = Root::create(&folder.join(format!("{name}.root")))?;
         (self.fill)(&root).with_context(|| format!("making the image {}", self.name))?;
         let image = Image {
@@ -92,6 +136,7 @@ fn nginx(root: &Root) -> Result<()> {
     root.file("etc/nginx/nginx.conf", include_str!("images/nginx.conf"))?;
     // A gRPC message of two bytes: HealthCheckResponse with status (field 1) SERVING (1).
     root.file("srv/serving", "\0\0\0\0\u{2}\u{8}\u{1}")?;
+    root.link(Path::new("../serving"), "srv/grpc.health.v1.Health/Check")?;
     for folder in ["run", "var/lib/nginx", "var/log/nginx"] {
         root.folder(folder)?;
     }

@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 
+use super::life::remove;
 use super::place::Place;
-use super::{remove, service};
+use super::service;
 
 /// Does `work` while no other run does anything to the cluster of this name.
 pub(super) fn claimed(place: &Place, work: impl FnOnce(&Place) -> Result<()>) -> Result<()> {

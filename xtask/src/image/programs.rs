@@ -66,15 +66,21 @@ impl Root {
     /// A program without its debug information, under `path`, with the libraries that it loads
     /// in the places where it looks for them.
     pub(crate) fn program(&self, program: &Path, path: &str) -> Result<()> {
+        self.stripped("strip", program, path)?;
+        self.libraries_of(program)
+    }
+
+    /// A program alone, without its debug information, which `strip` takes out.
+    pub(crate) fn stripped(&self, strip: &str, program: &Path, path: &str) -> Result<()> {
         ensure!(program.is_file(), "{} is not there", program.display());
         let target = self.at(path)?;
-        Run::new("strip")
+        Run::new(strip)
             .words("--strip-debug -o")
             .arg(&target)
             .arg(program)
             .output()?;
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o755))?;
-        self.libraries_of(program)
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("making {path} run"))
     }
 
     /// The libraries that a program or a library loads.
