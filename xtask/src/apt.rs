@@ -26,6 +26,23 @@ pub(crate) const TEST_TOOLS: &[Need] = &[
     ("ps", "procps"),
 ];
 
+/// For a Kubernetes cluster, and the images of its tests.
+pub(crate) const CLUSTER_TOOLS: &[Need] = &[
+    ("ip", "iproute2"),
+    ("openssl", "openssl"),
+    ("sysctl", "procps"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("/bin/busybox", "busybox-static"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+    ("psql", "postgresql-client"),
+    ("/usr/share/postgresql-common/pg_wrapper", "postgresql"),
+];
+
 /// Installs the packages of those needs that are not met; does nothing when all are.
 pub(crate) fn ensure_all(purpose: &str, needs: &[Need]) -> Result<()> {
     let packages: Vec<_> = needs

@@ -5,9 +5,11 @@ mod apt;
 mod arm64;
 mod bench;
 mod build;
+mod cluster;
 mod command;
 mod demo;
 mod fips;
+mod image;
 mod kernels;
 mod phases;
 mod test;
@@ -63,6 +65,23 @@ enum Task {
     },
     /// Build the agent with FIPS cryptography, and test TLS and its settings in that mode
     Fips,
+    /// The container image of the agent, the authority and the CNI plugin, as an archive
+    Image {
+        /// For this processor
+        #[arg(long, value_enum, default_value = "amd64")]
+        arch: image::agent::Arch,
+        /// Without optimisations
+        #[arg(long)]
+        dev: bool,
+        /// Write it here
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+    /// A real Kubernetes cluster of two nodes on this machine
+    Cluster {
+        #[command(subcommand)]
+        task: cluster::Task,
+    },
     /// First figures: throughput, latency and connections per second, against plain TCP
     Bench {
         /// Only this one
@@ -85,6 +104,8 @@ fn main() -> ExitCode {
         Task::Test { name: None } => test::all(),
         Task::Kernels { name } => kernels::command(&name),
         Task::Fips => fips::command(),
+        Task::Image { arch, dev, output } => image::agent::command(arch, dev, output),
+        Task::Cluster { task } => cluster::run(task),
         Task::Bench { part: None } => bench::run(),
         Task::Bench {
             part: Some(bench::Part::Policy),
@@ -113,9 +134,8 @@ fn target() -> PathBuf {
 
 /// Refuses to go on without root, and says why it is needed.
 fn require_root() -> Result<()> {
-    let output = command::Run::new("id").arg("-u").output()?;
     anyhow::ensure!(
-        output.trim() == "0",
+        nix::unistd::geteuid().is_root(),
         "this needs root, for network namespaces, cgroups and eBPF: run it as root"
     );
     Ok(())

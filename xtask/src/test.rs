@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command::Run;
 use crate::phases::{Counted, Tally};
-use crate::{apt, build, fips, kernels, toolchain};
+use crate::{apt, build, cluster, fips, kernels, toolchain};
 
 /// All phases; a failure in one does not keep the next from telling what it knows.
 pub(crate) fn all() -> Result<()> {
@@ -43,6 +43,7 @@ pub(crate) fn all() -> Result<()> {
             privileged().words("-- --exact").arg(name)
         });
         kernels::phases(&mut tally, kernels::CORE);
+        cluster::phase(&mut tally);
     }
     tally.close()
 }
@@ -64,13 +65,16 @@ pub(crate) fn one(name: &str) -> Result<()> {
         "privileged tests",
         privileged().env(build::OBJECT, &object).arg(name),
     );
-    ensure!(passed + failed > 0, "no test has `{name}` in its name");
+    let found = passed + failed > 0 || cluster::one(&mut tally, name)?;
+    ensure!(found, "no test has `{name}` in its name");
     tally.close()
 }
 
 fn privileged() -> Run {
     // An error's own text says where it comes from; its backtrace would bury the agents' logs.
-    build::cargo("test --package isthmus-tests --no-fail-fast").env("RUST_LIB_BACKTRACE", "0")
+    // Those of a cluster have a phase of their own.
+    build::cargo("test --package isthmus-tests --lib --bins --test mesh --test intercept_smoke --no-fail-fast")
+        .env("RUST_LIB_BACKTRACE", "0")
 }
 
 fn formatting() -> Result<()> {

@@ -119,7 +119,10 @@ pub(super) async fn is_anothers(
 pub(super) fn is_ours(object: &DynamicObject) -> bool {
     let (label, value) = PART_OF;
     let labels = object.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(label)).map(String::as_str) == Some(value)
+    labels
+        .and_then(|labels| labels.get(label))
+        .map(String::as_str)
+        == Some(value)
 }
 
 async fn established(
@@ -136,7 +139,12 @@ async fn established(
         let judge = |object: Option<&CustomResourceDefinition>| {
             let status = object.and_then(|object| object.status.as_ref());
             let conditions = status.and_then(|status| status.conditions.as_deref());
-            let of = |kind| conditions.into_iter().flatten().find(move |it| it.type_ == kind);
+            let of = |kind| {
+                conditions
+                    .into_iter()
+                    .flatten()
+                    .find(move |it| it.type_ == kind)
+            };
             match (of("Established"), of("NamesAccepted")) {
                 (Some(it), _) if it.status == "True" => Verdict::So(()),
                 (_, Some(names)) => Verdict::NotYet(names.message.clone().unwrap_or_default()),

@@ -192,7 +192,12 @@ mod tests {
             {"type": "PodScheduled", "status": "False", "message": "Insufficient memory"},
         ]});
         let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-        let pods = [pod("a", pull.clone()), pod("b", full), pod("c", pull), pod("d", ready)];
+        let pods = [
+            pod("a", pull.clone()),
+            pod("b", full),
+            pod("c", pull),
+            pod("d", ready),
+        ];
         assert_eq!(
             troubles(&pods),
             [

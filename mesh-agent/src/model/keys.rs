@@ -26,9 +26,6 @@ pub(crate) const STATUS: &str = "isthmus.dev/status";
 
 const PREFIX: &str = "isthmus.dev/";
 
-/// Annotation that the agent writes on a pod: why it is not enrolled.
-const STATUS: &str = "isthmus.dev/status";
-
 /// The labels and annotations of one object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys<'a> {
