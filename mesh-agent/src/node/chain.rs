@@ -1,0 +1,1 @@
+//! Keeps the CNI plugin in the container runtime's configuration.
