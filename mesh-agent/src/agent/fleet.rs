@@ -89,6 +89,7 @@ impl Fleet {
             world,
             problems,
             complete,
+            all_found,
         } = loaded;
         for problem in &problems {
             tracing::warn!(target: "config", %problem, "configuration");
@@ -122,7 +123,7 @@ impl Fleet {
             .retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
         self.release_dead();
         self.enrol(enrol, &world).await;
-        self.release_leftovers(complete);
+        self.release_leftovers(all_found);
         let (enrolled, released, described) = counts;
         tracing::info!(
             generation = number,

@@ -18,10 +18,10 @@ use super::fleet::{Fleet, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status, WorkloadState,
-    WorkloadStatus,
+    ApiKindStatus, Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status,
+    WorkloadState, WorkloadStatus,
 };
-use crate::config::check_local_pod;
+use crate::config::{KubeHealth, check_local_pod};
 use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
 use crate::model::{Workload, World};
@@ -76,6 +76,8 @@ pub(super) struct View {
     fleet: Arc<Fleet>,
     identities: Arc<Identities>,
     audits: Audits,
+    /// Of a source that is heard over the network.
+    api: Option<KubeHealth>,
     started: Instant,
     phase: AtomicU8,
     log_lines_dropped: Counter,
@@ -90,6 +92,7 @@ impl View {
         fleet: &Arc<Fleet>,
         identities: &Arc<Identities>,
         audits: Audits,
+        api: Option<KubeHealth>,
         log_lines_dropped: Counter,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -98,6 +101,7 @@ impl View {
             fleet: Arc::clone(fleet),
             identities: Arc::clone(identities),
             audits,
+            api,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             log_lines_dropped,
@@ -199,6 +203,18 @@ impl View {
     }
 }
 
+fn api_kinds(health: &KubeHealth) -> Vec<ApiKindStatus> {
+    let kinds = health.kinds().into_iter();
+    let kinds = kinds.map(|kind| ApiKindStatus {
+        kind: kind.kind,
+        version: kind.version,
+        synced: kind.synced,
+        away_for_s: kind.away_since.map(|since| since.elapsed().as_secs()),
+        error: kind.error,
+    });
+    kinds.collect()
+}
+
 /// The local pods as agent and kernel have them, read once for all workloads.
 struct Here {
     enrolled: HashMap<Arc<str>, Arc<Pod>>,
@@ -222,7 +238,8 @@ impl AgentView for View {
             trust_domain: mesh.trust_domain.to_string(),
             inbound_mode: mesh.inbound_mode.as_str().to_owned(),
             config: ConfigStatus {
-                dir: self.options.config.display().to_string(),
+                dir: self.options.source.to_string(),
+                api: self.api.as_ref().map_or_else(Vec::new, api_kinds),
                 generation: generation.number,
                 problems: problems.iter().map(ToString::to_string).collect(),
             },

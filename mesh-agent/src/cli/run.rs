@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::agent::{Authority, Options};
+use crate::agent::{Authority, Options, SourceSettings};
 use crate::ca::client::RemoteSettings;
 use crate::observe::logging;
 
@@ -21,8 +21,16 @@ pub(super) use defaults::pods_cgroup;
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Folder of Kubernetes-shaped YAML to take the mesh from. It is watched.
-    #[arg(long, value_name = "DIR")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "kube",
+        conflicts_with = "kube"
+    )]
+    pub config: Option<PathBuf>,
+    /// Take the mesh from the Kubernetes API: that of the pod's cluster, or of KUBECONFIG.
+    #[arg(long)]
+    pub kube: bool,
     /// Name of this node, as the pods' spec.nodeName has it [default: the host name].
     #[arg(long)]
     pub node: Option<String>,
@@ -106,7 +114,10 @@ impl RunArgs {
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
             workers: self.workers.unwrap_or_else(defaults::workers),
-            config: self.config,
+            // Without a folder the command line's rules want the API.
+            source: self
+                .config
+                .map_or(SourceSettings::Kube, SourceSettings::Folder),
             pin_dir: self.pin_dir,
             run_dir: self.run_dir,
             state_dir: self.state_dir,

@@ -16,7 +16,7 @@ use crate::model::{Objects, Origin, Pod, Problem, Sourced, Unenforced, UnreadPol
 
 /// API groups whose resources change what a mesh does with traffic, so that
 /// passing over one in silence would be a false promise.
-const UNENFORCED_GROUPS: [&str; 5] = [
+pub(super) const UNENFORCED_GROUPS: [&str; 5] = [
     "security.istio.io",
     "networking.istio.io",
     "telemetry.istio.io",

@@ -77,8 +77,7 @@ pub(super) fn membership<'a>(
 ) -> Option<bool> {
     let labels = keys.into().labels?;
     match labels.get(MESH).map(String::as_str) {
-        Some("enabled") => return Some(true),
-        Some("disabled") => return Some(false),
+        Some("enabled" | "disabled") | None => {}
         Some(other) => problems.push(Problem::new(
             origin,
             object,
@@ -86,7 +85,17 @@ pub(super) fn membership<'a>(
             format!("{other:?} is neither \"enabled\" nor \"disabled\""),
             "write one of the two; until then the label counts as absent",
         )),
-        None => {}
+    }
+    asks_for_mesh(Some(labels))
+}
+
+/// [`membership`], without a word about labels that say neither.
+pub(crate) fn asks_for_mesh(labels: Option<&BTreeMap<String, String>>) -> Option<bool> {
+    let labels = labels?;
+    match labels.get(MESH).map(String::as_str) {
+        Some("enabled") => return Some(true),
+        Some("disabled") => return Some(false),
+        _ => {}
     }
     match labels.get(DATAPLANE_MODE).map(String::as_str) {
         Some("ambient") => Some(true),

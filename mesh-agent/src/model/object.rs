@@ -70,7 +70,9 @@ pub enum UnreadKind {
 pub struct Objects {
     /// `v1/Namespace`
     pub namespaces: Vec<Sourced<Namespace>>,
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+    /// `v1/Node`
+    pub nodes: Vec<Sourced<Node>>,
+    /// `v1/Pod`, the part that is used
     pub pods: Vec<Sourced<Pod>>,
     /// `v1/Service`
     pub services: Vec<Sourced<Service>>,
