@@ -5,6 +5,7 @@ mod audit;
 pub mod ca;
 pub mod check;
 mod clean;
+pub mod cni;
 mod connections;
 pub mod explain;
 mod flows;
@@ -52,6 +53,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of this node in the foreground.
     Run(run::RunArgs),
+    /// Answer a container runtime as the CNI plugin of this node.
+    #[command(hide = true)]
+    Cni(cni::CniArgs),
     /// Everything that looks at an agent, or after it.
     #[command(flatten)]
     Tool(Tool),

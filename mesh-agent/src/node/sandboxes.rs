@@ -112,6 +112,21 @@ impl Sandboxes {
         self.changed();
     }
 
+    /// As [`Sandboxes::withdrawn`], where the sandbox that ends may be an earlier one of the
+    /// pod: container runtimes say again and again that a sandbox ended, at last without its
+    /// namespace, and the pod may have another by then.
+    pub(crate) fn left(&self, uid: &str, netns: Option<&Path>) {
+        let told = self.lock().told.get(uid).map(|told| told.netns.clone());
+        let Some(told) = told else {
+            // Found by looking, if at all: whoever waits may look again.
+            return self.changed();
+        };
+        let another = netns.is_none_or(|netns| by_run(netns.to_owned()) != told);
+        if !(another && told.exists()) {
+            self.withdrawn(uid);
+        }
+    }
+
     /// Wakes when CNI told of a pod, or withdrew one: [`Sandboxes::find`] may answer otherwise.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -143,6 +143,21 @@ fn another_sandbox_of_the_same_pod_is_found() {
 }
 
 #[test]
+fn the_end_of_an_earlier_sandbox_is_not_the_pods() {
+    let bed = Bed::new();
+    bed.pod("");
+    let (old, new) = (bed.path("netns/old"), bed.path("netns/new"));
+    bed.bind("new", &new);
+    bed.sandboxes.told(UID, new.clone(), Vec::new());
+    for ended in [Some(old.as_path()), None] {
+        bed.sandboxes.left(UID, ended);
+        assert_eq!(bed.netns().as_ref(), Some(&new));
+    }
+    bed.sandboxes.left(UID, Some(&new));
+    assert_eq!(bed.netns(), None);
+}
+
+#[test]
 fn addresses_of_a_namespace_that_went_away_are_not_kept() {
     let bed = Bed::new();
     bed.process("40", 400, "new");
