@@ -2,6 +2,7 @@
 //! with it. Each test works in namespaces of its own, which go with it.
 
 mod kubectl;
+mod mesh;
 mod namespace;
 mod node;
 
