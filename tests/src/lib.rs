@@ -5,6 +5,7 @@
 //! that run the real agent binary, pods that are a network namespace and a cgroup each, and
 //! clients outside the mesh. Modules stand in the order in which a test meets them.
 
+pub mod cluster;
 pub mod mesh;
 
 pub mod capture;

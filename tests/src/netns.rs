@@ -9,11 +9,13 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-/// A network namespace, deleted on drop.
+/// A network namespace, deleted on drop by who created it.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
     path: PathBuf,
+    // Somebody else's stays when it is dropped.
+    owned: bool,
 }
 
 impl Netns {
@@ -26,9 +28,24 @@ impl Netns {
         let netns = Self {
             name: name.to_owned(),
             path: Path::new("/run/netns").join(name),
+            owned: true,
         };
         netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// A namespace that somebody else made, and deletes.
+    ///
+    /// # Errors
+    /// Fails when there is none of that name.
+    pub fn existing(name: &str) -> Result<Self> {
+        let path = Path::new("/run/netns").join(name);
+        ensure!(path.exists(), "there is no network namespace {name}");
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            owned: false,
+        })
     }
 
     /// The name that `ip netns` knows.
@@ -98,7 +115,8 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if self.path.exists()
+        if self.owned
+            && self.path.exists()
             && let Err(error) = ip(&["netns", "del", &self.name])
         {
             eprintln!("network namespace {} stays behind: {error:#}", self.name);

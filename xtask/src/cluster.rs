@@ -80,11 +80,11 @@ pub(crate) enum Task {
         /// Archives of images; none: the agent's, freshly built
         archives: Vec<PathBuf>,
     },
-    /// Run the tests against a cluster of their own, or against the one that is called so and is up
+    /// Run the tests in a cluster of their own, or in the one that is called so and is up
     Test {
         /// Run only tests whose names contain this
         filter: Option<String>,
-        /// The cluster's name; it is taken down afterwards unless it was up before
+        /// The cluster's name; it is taken down afterwards, unless another name is given and it was up before
         #[arg(long, default_value = test::NAME)]
         name: String,
     },

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::control;
 use super::place::{NODES, Node, Place};
 
-/// How many a node has, and where.
-const VOLUMES: std::ops::Range<u8> = 0..4;
+/// How many a node has, and where. Nobody empties one that was used, so there are some to spare.
+const VOLUMES: std::ops::Range<u8> = 0..16;
 const FOLDER: &str = "volumes";
 const CLASS: &str = "node-disk";
 
@@ -58,7 +58,7 @@ fn volume(node: Node, number: u8) -> Value {
         "spec": {
             "capacity": {"storage": "1Gi"},
             "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Delete",
+            "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": CLASS,
             "local": {"path": format!("/var/lib/{FOLDER}/{number}")},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},

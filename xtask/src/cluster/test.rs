@@ -51,6 +51,10 @@ fn in_own_cluster(tally: &mut Tally, filter: Option<&str>) {
 fn run(tally: &mut Tally, place: &Place, filter: Option<&str>) {
     let mut was_up = false;
     let ready = tally.check("the cluster", || {
+        if place.name() == NAME {
+            // What a run that was killed left.
+            supervise::claimed(place, life::remove)?;
+        }
         was_up = life::is_up(place)?;
         let object = build::kernel_programs()?;
         apt::ensure_all("the tests", apt::TEST_TOOLS)?;

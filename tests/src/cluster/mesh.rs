@@ -1,0 +1,98 @@
+//! The mesh in the cluster, from the manifests that users apply.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Cluster, SYSTEM};
+use crate::wait::patience;
+
+impl Cluster {
+    /// Applies `deploy/`, and waits until the authority and both agents are ready.
+    ///
+    /// # Errors
+    /// Carries what kubectl said, and what the pods of the mesh printed last when they do not
+    /// become ready.
+    pub fn install_mesh(&self) -> Result<()> {
+        // The kinds first: an object of a kind that is not served yet is refused.
+        for folder in ["crds", ""] {
+            let folder = manifests()?.join(folder);
+            self.kubectl(&["apply", "--server-side", "--kustomize", text(&folder)?])?;
+            self.kubectl(&[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                "customresourcedefinitions",
+                "--all",
+            ])?;
+        }
+        let timeout = format!("--timeout={}s", patience(120).as_secs());
+        for workload in ["deployment/isthmus-ca", "daemonset/isthmus-agent"] {
+            self.kubectl(&[
+                "--namespace",
+                SYSTEM,
+                "rollout",
+                "status",
+                &timeout,
+                workload,
+            ])
+            .with_context(|| self.mesh_logs())?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`Cluster::install_mesh`] applied, agents first, since they clean up their
+    /// nodes; waits until all is gone.
+    ///
+    /// # Errors
+    /// Carries what kubectl said.
+    pub fn uninstall_mesh(&self) -> Result<()> {
+        let gone = ["--ignore-not-found", "--wait"];
+        let agents = [
+            "--namespace",
+            SYSTEM,
+            "delete",
+            "--cascade=foreground",
+            "daemonset/isthmus-agent",
+        ];
+        self.kubectl(&[&agents[..], &gone].concat())?;
+        let folder = manifests()?;
+        self.kubectl(&[&["delete", "--kustomize", text(&folder)?][..], &gone].concat())
+            .map(drop)
+    }
+
+    /// What the pods of the mesh look like, and the last that they printed.
+    #[must_use]
+    pub fn mesh_logs(&self) -> String {
+        let questions: [&[&str]; 3] = [
+            &["get", "pods", "--output=wide"],
+            &["get", "events"],
+            &[
+                "logs",
+                "--prefix",
+                "--tail=30",
+                "--ignore-errors",
+                "--selector=app.kubernetes.io/part-of=isthmus",
+            ],
+        ];
+        let ask = |question: &[&str]| {
+            let answer = self.kubectl(&[&["--namespace", SYSTEM], question].concat());
+            answer.unwrap_or_else(|error| format!("{error:#}\n"))
+        };
+        questions.map(ask).join("\n")
+    }
+}
+
+fn manifests() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let folder = root
+        .context("the tests lie in the repository")?
+        .join("deploy");
+    ensure!(folder.is_dir(), "{} is not there", folder.display());
+    Ok(folder)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is no UTF-8", path.display()))
+}

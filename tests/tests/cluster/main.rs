@@ -1,0 +1,5 @@
+//! The mesh in a real Kubernetes cluster of two nodes. `cargo xtask cluster test [NAME]` brings
+//! the cluster up and runs these; none of them runs without it.
+
+mod plain;
+mod power;
