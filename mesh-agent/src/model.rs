@@ -24,7 +24,7 @@ mod object;
 mod pods;
 mod policies;
 mod problem;
-mod schema;
+pub(crate) mod schema;
 mod services;
 mod settings;
 mod workload;
