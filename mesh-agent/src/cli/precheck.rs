@@ -68,10 +68,12 @@ pub(super) fn is_anything_missing(findings: &[Finding]) -> bool {
 /// As `mesh-agent check` has it, with a verdict of the cluster.
 pub(super) fn render(findings: &[Finding]) -> String {
     let mut out = render_findings(findings);
-    out.push_str(&match findings.iter().filter(|it| it.required && !it.ok).count() {
-        0 => "\nthis cluster can have the mesh\n".to_owned(),
-        1 => "\n1 thing that the mesh needs is missing\n".to_owned(),
-        n => format!("\n{n} things that the mesh needs are missing\n"),
-    });
+    out.push_str(
+        &match findings.iter().filter(|it| it.required && !it.ok).count() {
+            0 => "\nthis cluster can have the mesh\n".to_owned(),
+            1 => "\n1 thing that the mesh needs is missing\n".to_owned(),
+            n => format!("\n{n} things that the mesh needs are missing\n"),
+        },
+    );
     out
 }

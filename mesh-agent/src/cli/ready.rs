@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn what_it_lacks_is_one_sentence() {
-        let error = judge(None, status(None, &["the API server was not heard of", "x"]));
+        let error = judge(
+            None,
+            status(None, &["the API server was not heard of", "x"]),
+        );
         assert_eq!(
             error.unwrap_err().to_string(),
             "the agent of node n1 is not ready: the API server was not heard of; x"

@@ -119,7 +119,10 @@ pub(super) async fn is_anothers(
 pub(super) fn is_ours(object: &DynamicObject) -> bool {
     let (label, value) = PART_OF;
     let labels = object.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(label)).map(String::as_str) == Some(value)
+    labels
+        .and_then(|labels| labels.get(label))
+        .map(String::as_str)
+        == Some(value)
 }
 
 async fn established(
@@ -132,11 +135,16 @@ async fn established(
         .iter()
         .filter(|it| Stage::of(it) == Stage::Definitions);
     for definition in definitions {
-        let waited_for = format!("that the API server serves {definition}");
+        let waited_for = format!("until the API server serves {definition}");
         let judge = |object: Option<&CustomResourceDefinition>| {
             let status = object.and_then(|object| object.status.as_ref());
             let conditions = status.and_then(|status| status.conditions.as_deref());
-            let of = |kind| conditions.into_iter().flatten().find(move |it| it.type_ == kind);
+            let of = |kind| {
+                conditions
+                    .into_iter()
+                    .flatten()
+                    .find(move |it| it.type_ == kind)
+            };
             match (of("Established"), of("NamesAccepted")) {
                 (Some(it), _) if it.status == "True" => Verdict::So(()),
                 (_, Some(names)) => Verdict::NotYet(names.message.clone().unwrap_or_default()),
@@ -162,7 +170,7 @@ async fn roots(
             "look at `kubectl -n {NAMESPACE} logs deployment/{AUTHORITY}`"
         )),
     };
-    let waited_for = format!("that the authority has published its roots in ConfigMap {ROOTS}");
+    let waited_for = format!("until the authority has published its roots in ConfigMap {ROOTS}");
     deadline.wait(api, ROOTS, &waited_for, judge).await?;
     progress("ready    the authority, which has published its roots");
     Ok(())

@@ -49,7 +49,10 @@ impl Platform {
     pub fn of(nodes: &[Node]) -> Self {
         let found = nodes.iter().find_map(|node| {
             let info = node.status.as_ref()?.node_info.as_ref()?;
-            let provider = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
+            let provider = node
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.provider_id.as_deref());
             let kubelet = info.kubelet_version.as_str();
             let is_labelled = |label: &str| {
                 let labels = node.metadata.labels.as_ref();

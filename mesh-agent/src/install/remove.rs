@@ -103,9 +103,14 @@ async fn agents(
         }
         Verdict::NotYet(format!("{left} agents are left"))
     };
-    let waited_for = "that the agents have released their nodes";
+    let waited_for = "until the agents have released their nodes";
     let ended = deadline.wait(api, AGENT, waited_for, judge).await;
-    if let Err(InstallError::Timeout { waited_for, seconds, found }) = ended {
+    if let Err(InstallError::Timeout {
+        waited_for,
+        seconds,
+        found,
+    }) = ended
+    {
         return Err(InstallError::Timeout {
             waited_for,
             seconds,
@@ -136,7 +141,10 @@ async fn who_is_left(client: &Client) -> String {
 /// Removes the object. `false` if it was gone, or its kind is unknown to the cluster.
 async fn delete(client: &Client, manifest: &Manifest) -> Result<bool, InstallError> {
     let api = manifest.api(client);
-    match api.delete(manifest.name(), &DeleteParams::background()).await {
+    match api
+        .delete(manifest.name(), &DeleteParams::background())
+        .await
+    {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
         Err(error) => Err(InstallError::api("remove", manifest)(error)),
@@ -184,7 +192,10 @@ async fn namespace(
         None => Verdict::So(()),
         Some(object) => {
             let conditions = object.data["status"]["conditions"].as_array();
-            let blocked = conditions.into_iter().flatten().filter(|it| it["status"] == "True");
+            let blocked = conditions
+                .into_iter()
+                .flatten()
+                .filter(|it| it["status"] == "True");
             let said: Vec<&str> = blocked.filter_map(|it| it["message"].as_str()).collect();
             Verdict::NotYet(match said.is_empty() {
                 true => "it is being removed".to_owned(),
@@ -192,7 +203,7 @@ async fn namespace(
             })
         }
     };
-    let waited_for = format!("that {manifest} is gone");
+    let waited_for = format!("until {manifest} is gone");
     deadline
         .wait(manifest.api(client), manifest.name(), &waited_for, judge)
         .await?;

@@ -33,7 +33,10 @@ impl Settings {
         for manifest in &mut manifests {
             match (manifest.kind(), manifest.name()) {
                 ("DaemonSet", AGENT) => {
-                    let volumes = [("cni-conf", &self.cni_conf_dir), ("cni-bin", &self.cni_bin_dir)];
+                    let volumes = [
+                        ("cni-conf", &self.cni_conf_dir),
+                        ("cni-bin", &self.cni_bin_dir),
+                    ];
                     for (volume, path) in volumes {
                         if let Some(path) = path {
                             set_host_path(manifest.value_mut(), volume, path);

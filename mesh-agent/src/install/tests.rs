@@ -83,12 +83,17 @@ fn a_patch_changes_what_it_names_and_leaves_the_rest() {
     let k3s = build("overlays/k3s").unwrap();
     let path = |manifests: &[Manifest], volume: &str| {
         let agent = find(manifests, "DaemonSet", AGENT).value();
-        let volumes = agent["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+        let volumes = agent["spec"]["template"]["spec"]["volumes"]
+            .as_array()
+            .unwrap();
         let volume = volumes.iter().find(|it| it["name"] == volume).unwrap();
         volume["hostPath"]["path"].as_str().unwrap().to_owned()
     };
     assert_eq!(path(&generic, "cni-conf"), "/etc/cni/net.d");
-    assert_eq!(path(&k3s, "cni-conf"), "/var/lib/rancher/k3s/agent/etc/cni/net.d");
+    assert_eq!(
+        path(&k3s, "cni-conf"),
+        "/var/lib/rancher/k3s/agent/etc/cni/net.d"
+    );
     assert_eq!(path(&k3s, "run"), path(&generic, "run"));
     let openshift = build("overlays/openshift").unwrap();
     let authority = find(&openshift, "Deployment", AUTHORITY).value();
@@ -108,7 +113,9 @@ fn choices_go_into_the_manifests() {
     };
     let manifests = settings.manifests().unwrap();
     let agent = find(&manifests, "DaemonSet", AGENT).value().to_string();
-    let authority = find(&manifests, "Deployment", AUTHORITY).value().to_string();
+    let authority = find(&manifests, "Deployment", AUTHORITY)
+        .value()
+        .to_string();
     assert!(agent.contains(r#""path":"/srv/net.d""#) && !agent.contains("/etc/cni/net.d\",\"type"));
     assert!(agent.contains(r#""path":"/home/kubernetes/bin""#));
     for text in [&agent, &authority] {

@@ -22,7 +22,9 @@ const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 pub(super) fn version(info: &Info) -> Finding {
     // Some add a sign: "33+".
     let digits = |text: &str| {
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         text[..end].parse().ok()
     };
     let version = digits(&info.major).zip(digits(&info.minor));
@@ -57,13 +59,21 @@ async fn storage(client: &Client) -> Result<Finding, ClusterError> {
     let classes = classes.map_err(ClusterError::asking("list the storage classes"))?;
     let default = classes.into_iter().find(|class| {
         let annotations = class.metadata.annotations.as_ref();
-        annotations.and_then(|it| it.get(DEFAULT_CLASS)).map(String::as_str) == Some("true")
+        annotations
+            .and_then(|it| it.get(DEFAULT_CLASS))
+            .map(String::as_str)
+            == Some("true")
     });
-    let volumes = Api::<PersistentVolume>::all(client.clone()).list(&all).await;
+    let volumes = Api::<PersistentVolume>::all(client.clone())
+        .list(&all)
+        .await;
     let volumes = volumes.map_err(ClusterError::asking("list the volumes"))?;
     let is_free = |volume: &PersistentVolume| {
         let phase = volume.status.as_ref().and_then(|it| it.phase.as_deref());
-        let class = volume.spec.as_ref().and_then(|it| it.storage_class_name.as_deref());
+        let class = volume
+            .spec
+            .as_ref()
+            .and_then(|it| it.storage_class_name.as_deref());
         phase == Some("Available") && class.is_none_or(str::is_empty)
     };
     let free = volumes.iter().any(is_free);
@@ -95,7 +105,10 @@ async fn istio(client: &Client) -> Result<Finding, ClusterError> {
     let definition = definition.map_err(ClusterError::asking("look for Istio's definitions"))?;
     let ours = |it: &CustomResourceDefinition| {
         let labels = it.metadata.labels.as_ref();
-        labels.is_some_and(|it| it.get("app.kubernetes.io/part-of").is_some_and(|it| it == "isthmus"))
+        labels.is_some_and(|it| {
+            it.get("app.kubernetes.io/part-of")
+                .is_some_and(|it| it == "isthmus")
+        })
     };
     Ok(Finding {
         name: "Istio's API".to_owned(),
@@ -127,9 +140,15 @@ async fn other_meshes(client: &Client) -> Result<Finding, ClusterError> {
         namespaces(client, "linkerd.io/inject=enabled,isthmus.dev/mesh=enabled").await?,
     ]
     .concat();
-    let detail = match (ztunnel.is_some() && !ambient.is_empty(), sidecars.is_empty()) {
+    let detail = match (
+        ztunnel.is_some() && !ambient.is_empty(),
+        sidecars.is_empty(),
+    ) {
         (true, _) => format!("Istio's ambient mesh has namespaces {}", ambient.join(", ")),
-        (false, false) => format!("sidecars are injected into namespaces {}", sidecars.join(", ")),
+        (false, false) => format!(
+            "sidecars are injected into namespaces {}",
+            sidecars.join(", ")
+        ),
         (false, true) => "none takes pods that Isthmus would".to_owned(),
     };
     Ok(Finding {

@@ -131,7 +131,10 @@ mod tests {
 
     #[test]
     fn good_nodes_have_nothing_missing() {
-        let nodes = [node("a", "6.1.0", "arm64", "v1.36.3"), node("b", "7.0.1", "amd64", "x")];
+        let nodes = [
+            node("a", "6.1.0", "arm64", "v1.36.3"),
+            node("b", "7.0.1", "amd64", "x"),
+        ];
         assert!(findings(&nodes).iter().all(|it| it.ok));
         assert!(!findings(&[])[0].ok, "a cluster without nodes");
     }

@@ -38,7 +38,11 @@ fn every_object_is_labelled_and_in_its_place() {
             let label = &manifest.value()["metadata"]["labels"]["app.kubernetes.io/part-of"];
             assert_eq!(label, "isthmus", "deploy/{folder}: {manifest}");
             let namespace = (!of_the_cluster.contains(&manifest.kind())).then_some(NAMESPACE);
-            assert_eq!(manifest.namespace(), namespace, "deploy/{folder}: {manifest}");
+            assert_eq!(
+                manifest.namespace(),
+                namespace,
+                "deploy/{folder}: {manifest}"
+            );
         }
     }
 }
@@ -53,13 +57,20 @@ fn selectors_and_references_meet_what_they_mean() {
                 assert_eq!(&labels[key], value, "deploy/{folder}: {workload}");
             }
             let pod = template(workload);
-            find(&manifests, "ServiceAccount", pod["serviceAccountName"].as_str().unwrap());
+            find(
+                &manifests,
+                "ServiceAccount",
+                pod["serviceAccountName"].as_str().unwrap(),
+            );
             for volume in list(pod, "volumes") {
                 if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
                     find(&manifests, "PersistentVolumeClaim", claim);
                 }
                 if let Some(map) = volume["configMap"]["name"].as_str() {
-                    assert_eq!(map, ROOTS, "the authority writes this one, and no other is there");
+                    assert_eq!(
+                        map, ROOTS,
+                        "the authority writes this one, and no other is there"
+                    );
                 }
             }
             for container in list(pod, "containers") {
@@ -76,7 +87,11 @@ fn selectors_and_references_meet_what_they_mean() {
             }
             for subject in list(binding.value(), "subjects") {
                 assert_eq!(subject["namespace"], NAMESPACE);
-                find(&manifests, "ServiceAccount", subject["name"].as_str().unwrap());
+                find(
+                    &manifests,
+                    "ServiceAccount",
+                    subject["name"].as_str().unwrap(),
+                );
             }
         }
         let service = find(&manifests, "Service", AUTHORITY).value();
@@ -107,7 +122,10 @@ fn ports_by_name_are_the_containers() {
         &container["livenessProbe"]["httpGet"]["port"],
     ];
     for port in used {
-        assert!(names.contains(&port.as_str().unwrap()), "{port} of {names:?}");
+        assert!(
+            names.contains(&port.as_str().unwrap()),
+            "{port} of {names:?}"
+        );
     }
 }
 
@@ -123,7 +141,10 @@ fn no_pod_has_more_than_it_needs() {
                 assert_eq!(context["readOnlyRootFilesystem"], true, "{of}");
                 assert_eq!(context["capabilities"]["drop"][0], "ALL", "{of}");
                 let requests = &container["resources"]["requests"];
-                assert!(requests["cpu"].is_string() && requests["memory"].is_string(), "{of}");
+                assert!(
+                    requests["cpu"].is_string() && requests["memory"].is_string(),
+                    "{of}"
+                );
             }
         }
         let authority = find(&manifests, "Deployment", AUTHORITY);
@@ -141,7 +162,10 @@ fn no_pod_has_more_than_it_needs() {
 fn the_agent_has_the_capabilities_that_it_checks_for() {
     let manifests = build("").unwrap();
     let agent = template(find(&manifests, "DaemonSet", AGENT));
-    let added = list(&agent["containers"][0]["securityContext"]["capabilities"], "add");
+    let added = list(
+        &agent["containers"][0]["securityContext"]["capabilities"],
+        "add",
+    );
     let mut added: Vec<String> = added
         .iter()
         .map(|it| format!("CAP_{}", it.as_str().unwrap()))
@@ -171,8 +195,12 @@ fn no_role_reaches_secrets_or_everything() {
 /// What a container is told, as the binary's command line.
 fn command_line(manifest: &Manifest) -> Vec<String> {
     let container = &template(manifest)["containers"][0];
-    let words = list(container, "command").iter().chain(list(container, "args"));
-    words.map(|word| word.as_str().unwrap().to_owned()).collect()
+    let words = list(container, "command")
+        .iter()
+        .chain(list(container, "args"));
+    words
+        .map(|word| word.as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -186,7 +214,11 @@ fn the_binary_understands_what_the_manifests_tell_it() {
     let grace = &template(agent)["terminationGracePeriodSeconds"];
     assert_eq!(grace, run.drain_timeout + 10);
     let probe = &template(agent)["containers"][0]["readinessProbe"]["exec"]["command"];
-    let probe = probe.as_array().unwrap().iter().map(|it| it.as_str().unwrap());
+    let probe = probe
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap());
     let cli = Cli::try_parse_from(probe).unwrap_or_else(|error| panic!("{error}"));
     assert!(matches!(cli.command, Command::Tool(Tool::Ready(_))));
     let authority = find(&manifests, "Deployment", AUTHORITY);
@@ -204,7 +236,16 @@ fn the_agents_find_the_authority() {
     let service = find(&manifests, "Service", AUTHORITY).value();
     let host = format!("{AUTHORITY}.{NAMESPACE}.svc");
     let port = &service["spec"]["ports"][0]["port"];
-    assert!(agent.contains(&format!("--ca=https://{host}:{port}")), "{agent:?}");
-    assert!(authority.contains(&format!("--name={host}")), "{authority:?}");
-    assert!(authority.contains(&format!("--listen=[::]:{port}")), "{authority:?}");
+    assert!(
+        agent.contains(&format!("--ca=https://{host}:{port}")),
+        "{agent:?}"
+    );
+    assert!(
+        authority.contains(&format!("--name={host}")),
+        "{authority:?}"
+    );
+    assert!(
+        authority.contains(&format!("--listen=[::]:{port}")),
+        "{authority:?}"
+    );
 }

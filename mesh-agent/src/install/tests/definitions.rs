@@ -50,8 +50,13 @@ fn is_structural(schema: &Value, path: &str) {
     for keyword in schema.keys() {
         assert!(KEYWORDS.contains(&keyword.as_str()), "{path}: {keyword}");
     }
-    let kind = schema["type"].as_str().unwrap_or_else(|| panic!("{path} has no type"));
-    let (has_properties, has_items) = (schema.contains_key("properties"), schema.contains_key("items"));
+    let kind = schema["type"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{path} has no type"));
+    let (has_properties, has_items) = (
+        schema.contains_key("properties"),
+        schema.contains_key("items"),
+    );
     assert_eq!(has_items, kind == "array", "{path}");
     assert!(!has_properties || kind == "object", "{path}");
     assert!(
@@ -59,7 +64,12 @@ fn is_structural(schema: &Value, path: &str) {
         "{path}: one of the two"
     );
     let properties = schema.get("properties").and_then(Value::as_object);
-    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
+    for name in schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let is_there = properties.is_some_and(|it| it.contains_key(name.as_str().unwrap()));
         assert!(is_there, "{path}: {name} is required and not there");
     }
@@ -89,12 +99,16 @@ fn names_and_versions_agree() {
         let (plural, group) = (&spec["names"]["plural"], &spec["group"]);
         let name = format!("{}.{}", plural.as_str().unwrap(), group.as_str().unwrap());
         assert_eq!(definition.name(), name);
-        let stored = versions(&definition).iter().filter(|it| it["storage"] == true);
+        let stored = versions(&definition)
+            .iter()
+            .filter(|it| it["storage"] == true);
         assert_eq!(stored.count(), 1, "{name}");
         let first = &versions(&definition)[0]["schema"];
         assert!(versions(&definition).iter().all(|it| it["served"] == true));
         assert!(
-            versions(&definition).iter().all(|it| it["schema"] == *first),
+            versions(&definition)
+                .iter()
+                .all(|it| it["schema"] == *first),
             "{name}: no conversion is needed only while all versions are the same"
         );
     }
@@ -141,7 +155,9 @@ fn the_model_reads_every_field_of_the_schemas() {
         }
         // Each value of each enumeration.
         for pointer in enumerations(schema, String::new()) {
-            let values = schema.pointer(&pointer.0).unwrap()["enum"].as_array().unwrap();
+            let values = schema.pointer(&pointer.0).unwrap()["enum"]
+                .as_array()
+                .unwrap();
             for value in values {
                 let mut spec = spec.clone();
                 *spec.pointer_mut(&pointer.1).unwrap() = value.clone();
@@ -164,7 +180,10 @@ fn enumerations(schema: &Value, at: String) -> Vec<(String, String)> {
             found.push(at.clone());
         }
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-            let at = (format!("{}/properties/{name}", at.0), format!("{}/{name}", at.1));
+            let at = (
+                format!("{}/properties/{name}", at.0),
+                format!("{}/{name}", at.1),
+            );
             walk(inner, at, found);
         }
         for (keyword, key) in [("items", "0"), ("additionalProperties", "80")] {
@@ -187,7 +206,12 @@ fn fields<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
     };
     let error = error.to_string();
     let (_, expected) = error.split_once("expected").unwrap();
-    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// And the schemas have all that the model reads: the API server drops what they lack.
@@ -202,16 +226,32 @@ fn the_schemas_have_every_field_of_the_model() {
     let to = format!("{rule}/properties/to/items");
     let cases: [(&Value, &str, BTreeSet<String>); 15] = [
         (&peer, "", fields::<model::PeerAuthenticationSpec>()),
-        (&peer, "/properties/selector", fields::<model::LabelSelector>()),
+        (
+            &peer,
+            "/properties/selector",
+            fields::<model::LabelSelector>(),
+        ),
         (&peer, "/properties/mtls", fields::<model::MutualTls>()),
         (
             &peer,
             "/properties/portLevelMtls/additionalProperties",
             fields::<model::MutualTls>(),
         ),
-        (&authorization, "", fields::<model::AuthorizationPolicySpec>()),
-        (&authorization, "/properties/targetRef", fields::<model::TargetRef>()),
-        (&authorization, "/properties/targetRefs/items", fields::<model::TargetRef>()),
+        (
+            &authorization,
+            "",
+            fields::<model::AuthorizationPolicySpec>(),
+        ),
+        (
+            &authorization,
+            "/properties/targetRef",
+            fields::<model::TargetRef>(),
+        ),
+        (
+            &authorization,
+            "/properties/targetRefs/items",
+            fields::<model::TargetRef>(),
+        ),
         (&authorization, rule, fields::<model::PolicyRule>()),
         (&authorization, &from, fields::<model::RuleFrom>()),
         (
@@ -238,7 +278,9 @@ fn the_schemas_have_every_field_of_the_model() {
         ),
     ];
     for (schema, pointer, fields) in cases {
-        let schema = schema.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+        let schema = schema
+            .pointer(pointer)
+            .unwrap_or_else(|| panic!("no {pointer}"));
         let properties = schema["properties"].as_object().unwrap();
         let properties: BTreeSet<String> = properties.keys().cloned().collect();
         assert_eq!(properties, fields, "{pointer}");
