@@ -11,6 +11,7 @@ mod audit;
 mod authority;
 mod events;
 mod fleet;
+mod gate;
 mod limits;
 mod metrics;
 mod plan;
@@ -30,9 +31,10 @@ use crate::admin::api::Status;
 use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
-use crate::config::FolderSource;
+use crate::config::{FolderSource, KubeSource, Source};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
+use crate::node::{Sandboxes, chain};
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
@@ -55,8 +57,8 @@ const RELAX_EVERY: u32 = 20;
 /// What one agent is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Folder of Kubernetes-shaped YAML.
-    pub config: PathBuf,
+    /// Where the mesh's configuration comes from.
+    pub source: SourceSettings,
     /// This node's name: the pods with this `spec.nodeName` are enrolled here.
     pub node: String,
     /// The cgroup v2 directory to which the kernel programs attach, parent of
@@ -75,12 +77,33 @@ pub struct Options {
     pub certificate_lifetime: Option<Duration>,
     /// Folder of certificates that are brought as files; they go before the authority.
     pub certificates: Option<PathBuf>,
+    /// Where and how the CNI plugin is kept in the container runtime's configuration; `None`
+    /// leaves that configuration alone.
+    pub chain: Option<(chain::Place, chain::Settings)>,
     /// Metrics and readiness.
     pub admin: SocketAddr,
     /// Threads that carry traffic.
     pub workers: NonZeroUsize,
     /// How long connections may go on after SIGTERM.
     pub drain_timeout: Duration,
+}
+
+/// Where the mesh's configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSettings {
+    /// A folder of Kubernetes-shaped YAML.
+    Folder(PathBuf),
+    /// The Kubernetes API of the cluster that the agent runs in, or of `KUBECONFIG`.
+    Kube,
+}
+
+impl std::fmt::Display for SourceSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(dir) => write!(f, "{}", dir.display()),
+            Self::Kube => f.write_str("the Kubernetes API"),
+        }
+    }
 }
 
 /// Time for the access log's last lines to be written.
@@ -96,7 +119,10 @@ pub enum Error {
     /// The kernel programs could not be loaded, attached or pinned.
     #[error(transparent)]
     Intercept(#[from] intercept::InterceptError),
-    /// The configuration folder cannot be read at all.
+    /// The Kubernetes API cannot be spoken to.
+    #[error(transparent)]
+    Kubernetes(#[from] crate::kubernetes::KubernetesError),
+    /// The configuration cannot be read at all.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     /// The embedded authority cannot be opened.
@@ -127,7 +153,7 @@ pub enum Error {
 pub async fn run(
     options: Options,
     log: &LogQueue,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     limits::raise_open_files();
     let registry = Arc::new(Registry::new());
@@ -150,8 +176,13 @@ pub async fn run(
     tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
         pin_dir = %options.pin_dir.display(), "kernel programs attached");
 
-    let mut source = FolderSource::open(&options.config, &options.node)?;
-    let first = source.changed().await;
+    let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
+    let mut source = open_source(&options, &sandboxes).await?;
+    let first = tokio::select! {
+        first = source.changed() => first,
+        // An API server may be away for long.
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
     let (identities, first) = Identities::open(&options, &mut source, first).await?;
     let identities = Arc::new(identities);
     let shared = Shared::new(
@@ -182,14 +213,17 @@ pub async fn run(
         &fleet,
         &identities,
         audits,
+        source.health(),
         log.dropped(),
     );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
+    let _at_the_gate = gate::open(&options, &view, &shared, &fleet, &sandboxes)?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 
     fleet.apply(first).await;
     view.enter(Phase::Serving);
+    fleet.tell();
     tracing::info!(node = %options.node, "the agent is ready");
     tend(&fleet, &auditor, &mut source, &mut asked, stop).await;
     asked.close();
@@ -201,6 +235,17 @@ pub async fn run(
     // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
     Ok(())
+}
+
+async fn open_source(options: &Options, sandboxes: &Arc<Sandboxes>) -> Result<Source, Error> {
+    Ok(match &options.source {
+        SourceSettings::Folder(dir) => Source::Folder(FolderSource::open(dir, &options.node)?),
+        SourceSettings::Kube => {
+            let client = crate::kubernetes::client().await?;
+            let sandboxes = Arc::clone(sandboxes);
+            Source::Kube(KubeSource::open(client, &options.node, sandboxes).await?)
+        }
+    })
 }
 
 /// Cuts what new trust no longer supports, and has TLS settings apply to the peers that
@@ -278,7 +323,7 @@ async fn when_free(address: SocketAddr) -> tokio::net::TcpListener {
 async fn tend(
     fleet: &Fleet,
     auditor: &Auditor,
-    source: &mut FolderSource,
+    source: &mut Source,
     asked: &mut mpsc::Receiver<audit::Answer>,
     mut stop: watch::Receiver<bool>,
 ) {

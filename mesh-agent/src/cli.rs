@@ -5,6 +5,7 @@ mod audit;
 pub mod ca;
 pub mod check;
 mod clean;
+pub mod cni;
 mod connections;
 pub mod explain;
 mod flows;
@@ -51,7 +52,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent of this node in the foreground.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Answer a container runtime as the CNI plugin of this node.
+    #[command(hide = true)]
+    Cni(cni::CniArgs),
     /// Everything that looks at an agent, or after it.
     #[command(flatten)]
     Tool(Tool),

@@ -1,5 +1,7 @@
-//! The folder source: reads a directory of Kubernetes-shaped YAML, watches it,
-//! and hands the agent a new [`World`](crate::model::World) whenever it changes.
+//! The sources of configuration: each hands the agent a new
+//! [`World`](crate::model::World) whenever it changes. [`KubeSource`] watches the
+//! Kubernetes API; [`FolderSource`] reads a directory of Kubernetes-shaped YAML and
+//! watches it:
 //!
 //! - Read are `*.yaml`, `*.yml` and `*.json` directly in the directory, each at most
 //!   [`MAX_FILE_BYTES`] long, with any number of documents and `kind: List`. Hidden
@@ -16,7 +18,9 @@ mod cache;
 mod document;
 mod folder;
 pub(crate) mod inotify;
+mod kube;
 mod local;
+mod source;
 mod unread;
 mod watch;
 
@@ -25,7 +29,9 @@ mod tests;
 
 pub use cache::MAX_FILE_BYTES;
 pub use document::read_objects;
-pub use folder::{ConfigError, FolderSource, Loaded, Offline, read_folder};
+pub use folder::{FolderSource, Offline, read_folder};
+pub use kube::{KindHealth, KubeHealth, KubeSource, NAMESPACE};
 pub use local::check_local_pod;
+pub use source::{ConfigError, Loaded, Source};
 
 pub use crate::model::Problem;

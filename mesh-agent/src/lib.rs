@@ -35,6 +35,8 @@ pub mod config;
 
 pub mod kubernetes;
 
+pub mod node;
+
 pub mod policy;
 
 pub mod identity;

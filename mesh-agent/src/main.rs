@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use mesh_agent::agent;
 use mesh_agent::cli::run::RunArgs;
-use mesh_agent::cli::{Cli, Command, Tool};
+use mesh_agent::cli::{Cli, Command, Tool, cni};
 use mesh_agent::coredump;
 use mesh_agent::observe::logging::{self, LogQueue};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,8 +27,12 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
+    if cni::is_called(std::env::args_os()) {
+        return cni::run();
+    }
     match Cli::parse().command {
-        Command::Run(args) => agent(args),
+        Command::Run(args) => agent(*args),
+        Command::Cni(_) => cni::run(),
         Command::Tool(tool) => report(use_tool(&tool)),
     }
 }

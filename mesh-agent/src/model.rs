@@ -2,8 +2,7 @@
 //! settings, made from Kubernetes-shaped objects.
 //!
 //! Everything here is pure: objects in, a [`World`] and its [`Problem`]s out. The
-//! folder source (`config`) calls [`build()`] today; a source that reads the
-//! Kubernetes API can call the same function. The proxy asks a [`World`] where a
+//! sources of `config`, a folder and the Kubernetes API, call [`build()`]. The proxy asks a [`World`] where a
 //! connection goes, the agent asks it which pods of its node to enrol.
 //!
 //! Rules that hold throughout:
@@ -34,8 +33,11 @@ mod world;
 mod tests;
 
 pub use build::{Built, build};
+pub(crate) use keys::asks_for_mesh;
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub(crate) use object::{key, namespace};
+pub use pods::{BadAddress, Place, Pod, Seen, Stage};
+pub(crate) use pods::{addresses, ours};
 pub use problem::{Problem, Severity};
 pub use schema::{
     AuthorizationPolicy, AuthorizationPolicySpec, CertificateData, Condition, ExtensionProvider,

@@ -60,12 +60,31 @@ pub struct Status {
 /// The configuration in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// The folder it is read from.
+    /// Where it is read from: a folder, or the Kubernetes API.
     pub dir: String,
+    /// How the Kubernetes API is heard, by kind; empty of a folder.
+    #[serde(default)]
+    pub api: Vec<ApiKindStatus>,
     /// Grows by one with each configuration that was put in force.
     pub generation: u64,
     /// What is wrong in it, one line each, naming file and field.
     pub problems: Vec<String>,
+}
+
+/// How the Kubernetes API is heard about one kind. While it is not, what is known stays
+/// in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKindStatus {
+    /// `pods`, `meshconfigs.isthmus.dev`; `discovery` of which kinds there are.
+    pub kind: String,
+    /// The version that is watched; none while its definition is not installed.
+    pub version: Option<String>,
+    /// Whether it was listed in full, or is known not to be installed.
+    pub synced: bool,
+    /// Seconds since it is not heard; none while it is.
+    pub away_for_s: Option<u64>,
+    /// Why, as the last attempt failed.
+    pub error: Option<String>,
 }
 
 /// What stands in the kernel.

@@ -1,4 +1,4 @@
-//! The unix socket of the command line: for root alone, and taken over by the newer of
+//! The unix socket of the command line, and that of the CNI plugin: for root alone, and taken over by the newer of
 //! two agents without a moment in which there is none.
 
 use std::fs::{self, DirBuilder, File};
@@ -11,13 +11,14 @@ use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::serve::Listener;
-use super::{AdminError, socket_path};
+use super::{AdminError, SOCKET_NAME};
 
 /// The bound socket. Dropping it removes the file, unless a newer agent put its own there.
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
     run_dir: PathBuf,
+    name: &'static str,
     file: FileId,
 }
 
@@ -35,14 +36,19 @@ impl AdminSocket {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn bind(run_dir: &Path) -> Result<Self, AdminError> {
+        Self::bind_as(SOCKET_NAME, run_dir)
+    }
+
+    /// As [`AdminSocket::bind`], under another name in the run directory.
+    pub(crate) fn bind_as(name: &'static str, run_dir: &Path) -> Result<Self, AdminError> {
         prepare(run_dir)?;
         let _lock = lock(run_dir)?;
-        let path = socket_path(run_dir);
+        let path = run_dir.join(name);
         refuse_other_than_socket(&path)?;
 
-        // Bound under another name, and only then renamed: whoever opens `agent.sock`
-        // finds a listening socket of either agent at every moment.
-        let fresh = run_dir.join(format!(".agent.{}.sock", std::process::id()));
+        // Bound under another name, and only then renamed: whoever opens the socket
+        // finds a listening one of either agent at every moment.
+        let fresh = run_dir.join(format!(".{}.{name}", std::process::id()));
         remove_if_there(&fresh).map_err(failed("remove the left-over", &fresh))?;
         let listener = UnixListener::bind(&fresh).map_err(failed("bind the socket", &fresh))?;
         let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))
@@ -52,6 +58,7 @@ impl AdminSocket {
             Ok(file) => Ok(Self {
                 listener,
                 run_dir: run_dir.to_owned(),
+                name,
                 file,
             }),
             Err(source) => {
@@ -65,7 +72,7 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        let path = socket_path(&self.run_dir);
+        let path = self.run_dir.join(self.name);
         // Under the lock no other agent can take the place between the look and the removal.
         let Ok(_lock) = lock(&self.run_dir) else {
             return;
@@ -73,15 +80,14 @@ impl Drop for AdminSocket {
         if file_id(&path).is_ok_and(|file| file == self.file)
             && let Err(error) = fs::remove_file(&path)
         {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the admin socket");
+            tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
         }
     }
 }
 
-impl Listener for AdminSocket {
-    type Io = UnixStream;
-
-    async fn accept(&self) -> io::Result<Option<UnixStream>> {
+impl AdminSocket {
+    /// The next connection, or `None` for one of another user, which was turned away.
+    pub(crate) async fn accept_permitted(&self) -> io::Result<Option<UnixStream>> {
         let (stream, _) = self.listener.accept().await?;
         let user = stream.peer_cred()?.uid();
         if permitted(user, geteuid().as_raw()) {
@@ -89,9 +95,18 @@ impl Listener for AdminSocket {
         }
         tracing::warn!(
             user,
-            "a user other than root was turned away from the admin socket"
+            socket = self.name,
+            "a user other than root was turned away from a socket of the agent"
         );
         Ok(None)
+    }
+}
+
+impl Listener for AdminSocket {
+    type Io = UnixStream;
+
+    async fn accept(&self) -> io::Result<Option<UnixStream>> {
+        self.accept_permitted().await
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Error, Options};
 use crate::admin::api::AuthorityStatus;
 use crate::ca::client::{Health, RemoteCa, RemoteSettings, TrustFrom};
 use crate::ca::{EmbeddedCa, FileCertificates};
-use crate::config::{FolderSource, Loaded};
+use crate::config::{Loaded, Source};
 use crate::identity::{
     CertificateAuthority, NameProofs, SvidStore, SystemClock, TrustDomain, TrustStore,
 };
@@ -49,7 +49,7 @@ impl Identities {
     /// it tells. Gives the configuration as it is by then.
     pub(super) async fn open(
         options: &Options,
-        source: &mut FolderSource,
+        source: &mut Source,
         first: Loaded,
     ) -> Result<(Self, Loaded), Error> {
         let (kind, authority, first) = match &options.authority {
@@ -174,7 +174,7 @@ fn follow_configuration(trust: &TrustStore, parameters: &ParametersStore, world:
 /// agent enrolled are refused meanwhile.
 async fn open_embedded(
     options: &Options,
-    source: &mut FolderSource,
+    source: &mut Source,
     mut loaded: Loaded,
 ) -> Result<(Loaded, EmbeddedCa), Error> {
     loop {

@@ -9,6 +9,7 @@ mod mode;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Options;
@@ -32,6 +33,7 @@ pub(super) struct Fleet {
     enroller: Arc<Enroller>,
     identities: Arc<Identities>,
     state: Mutex<State>,
+    news: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -66,7 +68,19 @@ impl Fleet {
             enroller,
             identities,
             state,
+            news: watch::Sender::new(0),
         }
+    }
+
+    /// Wakes when a configuration came in force, or a pod was enrolled or could not be.
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Wakes those who wait for the fleet's news.
+    pub(super) fn tell(&self) {
+        self.news
+            .send_modify(|number| *number = number.wrapping_add(1));
     }
 
     /// Puts a configuration in force and brings the node in line with it.
@@ -75,6 +89,7 @@ impl Fleet {
             world,
             problems,
             complete,
+            all_found,
         } = loaded;
         for problem in &problems {
             tracing::warn!(target: "config", %problem, "configuration");
@@ -85,6 +100,7 @@ impl Fleet {
         let generation = before.next(Arc::clone(&world), complete);
         let number = generation.number;
         self.shared.generation.store(Arc::new(generation));
+        self.tell();
         self.lock().problems = problems;
         self.change_mode(&before.world, &world).await;
         let cut = proxy::judge_policies(&self.shared);
@@ -107,7 +123,7 @@ impl Fleet {
             .retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
         self.release_dead();
         self.enrol(enrol, &world).await;
-        self.release_leftovers(complete);
+        self.release_leftovers(all_found);
         let (enrolled, released, described) = counts;
         tracing::info!(
             generation = number,
@@ -220,7 +236,8 @@ impl Fleet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
+    /// The enrolled pod with this uid.
+    pub(super) fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
         self.lock().enrolled.get(uid).cloned()
     }
 
@@ -276,6 +293,7 @@ impl Fleet {
         if strict {
             self.reset_plaintext(&pod).await;
         }
+        self.tell();
         tracing::info!(pod = %uid, identity = %pod.workload().identity, port = pod.port(),
             "enrolled");
     }
@@ -289,5 +307,7 @@ impl Fleet {
             }
         }
         state.pending.insert(uid, refused);
+        drop(state);
+        self.tell();
     }
 }

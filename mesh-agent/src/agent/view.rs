@@ -5,7 +5,7 @@ mod identity;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
@@ -18,13 +18,14 @@ use super::fleet::{Fleet, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status, WorkloadState,
-    WorkloadStatus,
+    ApiKindStatus, Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status,
+    WorkloadState, WorkloadStatus,
 };
-use crate::config::check_local_pod;
+use crate::config::{KubeHealth, check_local_pod};
 use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
 use crate::model::{Workload, World};
+use crate::node::chain::Keeper;
 use crate::observe::{ConnectionInfo, Flow};
 use crate::proxy::{Pod, Shared};
 
@@ -76,6 +77,10 @@ pub(super) struct View {
     fleet: Arc<Fleet>,
     identities: Arc<Identities>,
     audits: Audits,
+    /// Of a source that is heard over the network.
+    api: Option<KubeHealth>,
+    /// Set where the agent keeps the CNI plugin in its chain.
+    chain: OnceLock<Arc<Keeper>>,
     started: Instant,
     phase: AtomicU8,
     log_lines_dropped: Counter,
@@ -90,6 +95,7 @@ impl View {
         fleet: &Arc<Fleet>,
         identities: &Arc<Identities>,
         audits: Audits,
+        api: Option<KubeHealth>,
         log_lines_dropped: Counter,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -98,6 +104,8 @@ impl View {
             fleet: Arc::clone(fleet),
             identities: Arc::clone(identities),
             audits,
+            api,
+            chain: OnceLock::new(),
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             log_lines_dropped,
@@ -108,6 +116,11 @@ impl View {
     /// The agent has come to `phase`.
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Tells of the keeper's problems too, from now on.
+    pub(super) fn show_chain(&self, keeper: &Arc<Keeper>) {
+        self.chain.get_or_init(|| Arc::clone(keeper));
     }
 
     fn kernel(&self) -> KernelStatus {
@@ -199,6 +212,18 @@ impl View {
     }
 }
 
+fn api_kinds(health: &KubeHealth) -> Vec<ApiKindStatus> {
+    let kinds = health.kinds().into_iter();
+    let kinds = kinds.map(|kind| ApiKindStatus {
+        kind: kind.kind,
+        version: kind.version,
+        synced: kind.synced,
+        away_for_s: kind.away_since.map(|since| since.elapsed().as_secs()),
+        error: kind.error,
+    });
+    kinds.collect()
+}
+
 /// The local pods as agent and kernel have them, read once for all workloads.
 struct Here {
     enrolled: HashMap<Arc<str>, Arc<Pod>>,
@@ -211,7 +236,13 @@ impl AgentView for View {
         let mesh = generation.world.mesh();
         let (open_files, max_open_files) = limits::open_files();
         let not_ready = self.ready().err().unwrap_or_default();
-        let problems = self.fleet.problems();
+        let mut problems = self.fleet.problems();
+        problems.extend(
+            self.chain
+                .get()
+                .into_iter()
+                .flat_map(|chain| chain.problems()),
+        );
         Status {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -223,7 +254,8 @@ impl AgentView for View {
             trust_domain: mesh.trust_domain.to_string(),
             inbound_mode: mesh.inbound_mode.as_str().to_owned(),
             config: ConfigStatus {
-                dir: self.options.config.display().to_string(),
+                dir: self.options.source.to_string(),
+                api: self.api.as_ref().map_or_else(Vec::new, api_kinds),
                 generation: generation.number,
                 problems: problems.iter().map(ToString::to_string).collect(),
             },

@@ -74,6 +74,15 @@ fn summary(out: &mut String, status: &Status) {
             config.dir, config.generation
         ),
     );
+    let away = config
+        .api
+        .iter()
+        .filter_map(|it| Some((it, it.away_for_s?)));
+    for (kind, seconds) in away {
+        let error = kind.error.as_deref().unwrap_or("no answer yet");
+        let away = human::seconds(seconds);
+        line("", format!("{} not heard for {away}: {error}", kind.kind));
+    }
     line("kernel", status.kernel.release.clone());
     line(
         "traffic",

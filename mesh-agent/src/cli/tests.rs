@@ -168,6 +168,7 @@ fn the_status_for_people() {
         trust_domain: "cluster.local".into(),
         inbound_mode: "STRICT".into(),
         config: ConfigStatus {
+            api: Vec::new(),
             dir: "/etc/mesh".into(),
             generation: 3,
             problems: vec!["pods.yaml: Pod shop/db: spec.nodeName is missing".into()],

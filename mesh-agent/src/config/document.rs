@@ -1,19 +1,22 @@
-//! From the text of one file to typed objects: YAML documents, JSON, and lists.
-//! Called by the cache for every new version of a file. All problems of a file
+//! From the text of one file to typed objects: YAML documents, JSON, and lists; and
+//! from one object of the Kubernetes API. Called by the cache of files for every new
+//! version of a file, and by the store of the API's objects. All problems of a file
 //! are reported, not the first alone.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1 as core;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::unread;
-use crate::model::{Objects, Origin, Problem, Sourced, Unenforced, UnreadPolicy};
+use crate::model::{Objects, Origin, Pod, Problem, Sourced, Unenforced, UnreadPolicy};
 
 /// API groups whose resources change what a mesh does with traffic, so that
 /// passing over one in silence would be a false promise.
-const UNENFORCED_GROUPS: [&str; 5] = [
+pub(super) const UNENFORCED_GROUPS: [&str; 5] = [
     "security.istio.io",
     "networking.istio.io",
     "telemetry.istio.io",
@@ -43,24 +46,18 @@ pub(super) fn read(file: &Path, text: &str) -> Result<Objects, Rejected> {
         problems: vec![*problem],
         policies: unread::of_text(file, text),
     })?;
-    let mut reader = Reader {
-        file,
-        count: 0,
-        objects: Objects::default(),
-        problems: Vec::new(),
-        policies: Vec::new(),
-    };
+    let mut reader = Reader::new(Origin::new(file, 0), Source::File);
     for document in documents {
         reader.value(with_text_keys(document));
     }
-    if reader.problems.is_empty() {
-        Ok(reader.objects)
-    } else {
-        Err(Rejected {
-            problems: reader.problems,
-            policies: reader.policies,
-        })
-    }
+    reader.done()
+}
+
+/// Reads one object of the Kubernetes API, which says its own version and kind.
+pub(super) fn read_of_api(object: Value) -> Result<Objects, Rejected> {
+    let mut reader = Reader::new(Origin::api(), Source::Api);
+    reader.value(object);
+    reader.done()
 }
 
 fn parse(file: &Path, text: &str) -> Result<Vec<Value>, Box<Problem>> {
@@ -116,9 +113,17 @@ fn with_text_keys(value: Value) -> Value {
     }
 }
 
-/// Collects the objects of one file.
-struct Reader<'a> {
-    file: &'a Path,
+/// What is read.
+#[derive(Clone, Copy)]
+enum Source {
+    File,
+    Api,
+}
+
+/// Collects the objects of one file, or one object of the API.
+struct Reader {
+    file: Arc<Path>,
+    source: Source,
     /// Objects seen so far.
     count: usize,
     objects: Objects,
@@ -127,7 +132,40 @@ struct Reader<'a> {
     policies: Vec<Sourced<UnreadPolicy>>,
 }
 
-impl Reader<'_> {
+impl Reader {
+    fn new(origin: Origin, source: Source) -> Self {
+        Self {
+            file: origin.file,
+            source,
+            count: 0,
+            objects: Objects::default(),
+            problems: Vec::new(),
+            policies: Vec::new(),
+        }
+    }
+
+    fn done(self) -> Result<Objects, Rejected> {
+        if self.problems.is_empty() {
+            Ok(self.objects)
+        } else {
+            Err(Rejected {
+                problems: self.problems,
+                policies: self.policies,
+            })
+        }
+    }
+
+    /// Of the object that is being read.
+    fn origin(&self) -> Origin {
+        Origin {
+            file: Arc::clone(&self.file),
+            document: match self.source {
+                Source::File => self.count,
+                Source::Api => 0,
+            },
+        }
+    }
+
     /// One document, or one item of a list.
     fn value(&mut self, value: Value) {
         let mapping = match value {
@@ -193,14 +231,20 @@ impl Reader<'_> {
     fn object(&mut self, mapping: Mapping, version: &str, kind: &str) {
         let group = version.split_once('/').map_or("", |(group, _)| group);
         if group == "security.istio.io" {
-            let origin = Origin::new(self.file, self.count);
+            let origin = self.origin();
             let object = unread::of_object(&mapping, kind);
             self.policies
                 .extend(object.map(|object| Sourced { object, origin }));
         }
         match (version, kind) {
             ("v1", "Namespace") => self.typed(mapping, kind, |o| &mut o.namespaces),
-            ("v1", "Pod") => self.typed(mapping, kind, |o| &mut o.pods),
+            ("v1", "Node") => self.typed(mapping, kind, |o| &mut o.nodes),
+            ("v1", "Pod") => self.converted(
+                mapping,
+                kind,
+                |pod: core::Pod| Pod::of_folder(pod),
+                |o| &mut o.pods,
+            ),
             ("v1", "Service") => self.typed(mapping, kind, |o| &mut o.services),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.typed(mapping, kind, |o| &mut o.endpoint_slices);
@@ -240,17 +284,35 @@ impl Reader<'_> {
         kind: &str,
         place: impl FnOnce(&mut Objects) -> &mut Vec<Sourced<T>>,
     ) {
+        self.converted(mapping, kind, |object: T| object, place);
+    }
+
+    /// [`typed`](Self::typed), kept in another form.
+    fn converted<T: DeserializeOwned, K>(
+        &mut self,
+        mapping: Mapping,
+        kind: &str,
+        convert: impl FnOnce(T) -> K,
+        place: impl FnOnce(&mut Objects) -> &mut Vec<Sourced<K>>,
+    ) {
         let object = describe(&mapping, Some(kind));
         match serde_path_to_error::deserialize(Value::Mapping(mapping)) {
             Ok(object) => {
-                let origin = Origin::new(self.file, self.count);
-                place(&mut self.objects).push(Sourced { object, origin });
+                let object = convert(object);
+                let origin = self.origin();
+                let place = place(&mut self.objects);
+                place.push(Sourced { object, origin });
             }
             Err(error) => {
                 let field = error.path().to_string();
                 let message = error.into_inner().to_string();
-                let cure = "correct it; until then the file's last good version stays in force";
-                self.problem(object, &field, &message, cure);
+                let whose = match self.source {
+                    Source::File => "the file's",
+                    Source::Api => "the object's",
+                };
+                let cure =
+                    format!("correct it; until then {whose} last good version stays in force");
+                self.problem(object, &field, &message, &cure);
             }
         }
     }
@@ -268,14 +330,14 @@ impl Reader<'_> {
             namespace: namespace.unwrap_or_else(|| "default".to_owned()),
             name: name.unwrap_or_default(),
         };
-        let origin = Origin::new(self.file, self.count);
+        let origin = self.origin();
         self.objects.unenforced.push(Sourced { object, origin });
     }
 
     fn problem(&mut self, object: Option<String>, field: &str, message: &str, cure: &str) {
         let nth = || format!("object {}", self.count);
         self.problems.push(Problem {
-            file: self.file.to_owned(),
+            file: self.file.to_path_buf(),
             object: Some(object.unwrap_or_else(nth)),
             field: field.to_owned(),
             message: message.to_owned(),

@@ -1,52 +1,16 @@
 //! The source itself: waits for a change, reads what changed, makes the world.
 //! Owned by the agent's control loop.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
 
 use super::cache::Cache;
+use super::source::{ConfigError, Loaded};
 use super::watch::Watch;
-use crate::model::{self, Objects, Problem, World};
-
-/// One reading of the folder.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The world as it now is.
-    pub world: Arc<World>,
-    /// Everything that is wrong, of files and objects, in a fixed order.
-    pub problems: Vec<Problem>,
-    /// False when something could not be read and has no last good version (a file,
-    /// or a pod of this node): that a pod is absent or not to be enrolled then proves
-    /// nothing, so whatever was in place for it had better stay.
-    pub complete: bool,
-}
-
-/// Why the folder cannot be used at all.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// It is not there, not a directory, or not readable.
-    #[error("cannot read the configuration directory {dir}: {source}")]
-    Directory {
-        /// As it was given.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No inotify instance or watch is to be had.
-    #[error(
-        "cannot watch the configuration directory {dir}: {source} (fs.inotify.max_user_instances and max_user_watches are the usual limits)"
-    )]
-    Watch {
-        /// As it was given.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
+use crate::model::{self, Objects, World};
 
 /// A folder as nobody's node sees it, with the objects that it was made of.
 #[derive(Clone, Debug)]
@@ -172,10 +136,12 @@ impl Reader {
         problems.extend(world.expired(SystemTime::now()));
         problems.extend(self.cache.problems().cloned());
         problems.sort();
+        let complete = built.complete && self.cache.is_complete();
         let loaded = Loaded {
             world,
             problems,
-            complete: built.complete && self.cache.is_complete(),
+            complete,
+            all_found: built.all_found && complete,
         };
         (self, Some(loaded))
     }

@@ -20,6 +20,10 @@ pub struct Built {
     /// False when a pod could not be used as written and had no earlier form to
     /// keep: that it is absent or not to be enrolled then proves nothing.
     pub complete: bool,
+    /// False when a pod that is to be enrolled has no known place on the node: what
+    /// an earlier agent enrolled and nobody names may be this pod. Implied by a
+    /// conversion that is not complete.
+    pub all_found: bool,
 }
 
 /// Makes the world as the agent of `node` sees it.
@@ -70,6 +74,7 @@ pub fn build<'a>(
         },
         problems,
         complete: pods.complete,
+        all_found: pods.all_found,
     }
 }
 

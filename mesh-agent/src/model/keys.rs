@@ -24,6 +24,30 @@ pub(super) const TLS_NAMES: &str = "isthmus.dev/tls-names";
 
 const PREFIX: &str = "isthmus.dev/";
 
+/// Annotation that the agent writes on a pod: why it is not enrolled.
+const STATUS: &str = "isthmus.dev/status";
+
+/// The labels and annotations of one object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys<'a> {
+    pub(super) labels: Option<&'a BTreeMap<String, String>>,
+    pub(super) annotations: Option<&'a BTreeMap<String, String>>,
+}
+
+impl<'a> From<&'a ObjectMeta> for Keys<'a> {
+    fn from(meta: &'a ObjectMeta) -> Self {
+        Self {
+            labels: meta.labels.as_ref(),
+            annotations: meta.annotations.as_ref(),
+        }
+    }
+}
+
+/// Whether a key is one of Isthmus, known or not.
+pub(super) fn is_ours(key: &str) -> bool {
+    key.starts_with(PREFIX)
+}
+
 /// Which of our keys a kind may have.
 pub(super) struct Allowed {
     labels: &'static [&'static str],
@@ -32,7 +56,7 @@ pub(super) struct Allowed {
 
 pub(super) const POD: Allowed = Allowed {
     labels: &[MESH],
-    annotations: &[NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES],
+    annotations: &[NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES, STATUS],
 };
 pub(super) const NAMESPACE: Allowed = Allowed {
     labels: &[MESH],
@@ -45,16 +69,15 @@ pub(super) const NONE: Allowed = Allowed {
 
 /// Whether an object asks to be in the mesh (`true`), out of it (`false`), or
 /// says nothing. Our own label decides over Istio's.
-pub(super) fn membership(
-    meta: &ObjectMeta,
+pub(super) fn membership<'a>(
+    keys: impl Into<Keys<'a>>,
     origin: &Origin,
     object: &str,
     problems: &mut Vec<Problem>,
 ) -> Option<bool> {
-    let labels = meta.labels.as_ref()?;
+    let labels = keys.into().labels?;
     match labels.get(MESH).map(String::as_str) {
-        Some("enabled") => return Some(true),
-        Some("disabled") => return Some(false),
+        Some("enabled" | "disabled") | None => {}
         Some(other) => problems.push(Problem::new(
             origin,
             object,
@@ -62,7 +85,17 @@ pub(super) fn membership(
             format!("{other:?} is neither \"enabled\" nor \"disabled\""),
             "write one of the two; until then the label counts as absent",
         )),
-        None => {}
+    }
+    asks_for_mesh(Some(labels))
+}
+
+/// [`membership`], without a word about labels that say neither.
+pub(crate) fn asks_for_mesh(labels: Option<&BTreeMap<String, String>>) -> Option<bool> {
+    let labels = labels?;
+    match labels.get(MESH).map(String::as_str) {
+        Some("enabled") => return Some(true),
+        Some("disabled") => return Some(false),
+        _ => {}
     }
     match labels.get(DATAPLANE_MODE).map(String::as_str) {
         Some("ambient") => Some(true),
@@ -72,16 +105,16 @@ pub(super) fn membership(
 }
 
 /// Reports keys under `isthmus.dev/` that the object cannot have.
-pub(super) fn check(
-    meta: &ObjectMeta,
+pub(super) fn check<'a>(
+    keys: impl Into<Keys<'a>>,
     allowed: &Allowed,
     origin: &Origin,
     object: &str,
     problems: &mut Vec<Problem>,
 ) {
-    let mut report = |place: &str, keys: &Option<BTreeMap<String, String>>, known: &[&str]| {
-        for key in keys.iter().flat_map(BTreeMap::keys) {
-            if !key.starts_with(PREFIX) || known.contains(&key.as_str()) {
+    let mut report = |place: &str, keys: Option<&BTreeMap<String, String>>, known: &[&str]| {
+        for key in keys.into_iter().flat_map(BTreeMap::keys) {
+            if !is_ours(key) || known.contains(&key.as_str()) {
                 continue;
             }
             problems.push(Problem::new(
@@ -93,8 +126,34 @@ pub(super) fn check(
             ));
         }
     };
-    report("labels", &meta.labels, allowed.labels);
-    report("annotations", &meta.annotations, allowed.annotations);
+    let Keys {
+        labels,
+        annotations,
+    } = keys.into();
+    report("labels", labels, allowed.labels);
+    report("annotations", annotations, allowed.annotations);
+}
+
+/// [`check`] of a pod of the Kubernetes API, where whoever may write pods must not say
+/// who they are or choose among the node's namespaces.
+pub(super) fn check_in_cluster(
+    keys: Keys<'_>,
+    origin: &Origin,
+    object: &str,
+    problems: &mut Vec<Problem>,
+) {
+    check(keys, &POD, origin, object, problems);
+    let annotations = keys.annotations.into_iter().flat_map(BTreeMap::keys);
+    for key in
+        annotations.filter(|key| [NETNS, CGROUP, TRUST_DOMAIN, TLS_NAMES].contains(&key.as_str()))
+    {
+        let (field, message, cure) = (
+            format!("metadata.annotations[{key}]"),
+            "it is for folders of configuration: on a pod of a cluster it has no effect",
+            "remove it",
+        );
+        problems.push(Problem::new(origin, object, field, message, cure).into_warning());
+    }
 }
 
 fn cure(key: &str, allowed: &Allowed) -> String {

@@ -3,21 +3,22 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::pods::Pod;
 use super::schema::{AuthorizationPolicy, LabelSelector, MeshConfig, PeerAuthentication};
 
 /// Where an object was read. Orders by file, then by place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
-    /// The file, as it was found (not canonicalised).
+    /// The file, as it was found (not canonicalised), or [`Origin::API`].
     pub file: Arc<Path>,
     /// Which object of the file: counted from 1 over its documents and the items
-    /// of its lists.
+    /// of its lists. 0 for those of the API, whose names tell them apart.
     pub document: usize,
 }
 
@@ -69,7 +70,9 @@ pub enum UnreadKind {
 pub struct Objects {
     /// `v1/Namespace`
     pub namespaces: Vec<Sourced<Namespace>>,
-    /// `v1/Pod`
+    /// `v1/Node`
+    pub nodes: Vec<Sourced<Node>>,
+    /// `v1/Pod`, the part that is used
     pub pods: Vec<Sourced<Pod>>,
     /// `v1/Service`
     pub services: Vec<Sourced<Service>>,
@@ -88,6 +91,24 @@ pub struct Objects {
 }
 
 impl Origin {
+    /// Stands for a file where objects come from the Kubernetes API.
+    pub const API: &str = "the Kubernetes API";
+
+    /// The origin of all objects of the Kubernetes API.
+    pub fn api() -> Self {
+        static API: LazyLock<Arc<Path>> = LazyLock::new(|| Path::new(Origin::API).into());
+        Self {
+            file: Arc::clone(&API),
+            document: 0,
+        }
+    }
+
+    /// Whether it is the Kubernetes API.
+    pub fn is_of_api(&self) -> bool {
+        // No file has a zeroth object.
+        self.document == 0
+    }
+
     /// The `document`-th object of `file`.
     pub fn new(file: &Path, document: usize) -> Self {
         Self {
@@ -99,7 +120,11 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (object {})", self.file.display(), self.document)
+        let file = self.file.display();
+        match self.is_of_api() {
+            true => write!(f, "{file}"),
+            false => write!(f, "{file} (object {})", self.document),
+        }
     }
 }
 

@@ -3,21 +3,23 @@
 mod claims;
 mod convert;
 mod names;
+mod pod;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-
 use convert::{Draft, convert, readable_addresses};
 
 use super::build::nameless;
-use super::object::{Objects, Sourced, key, name};
+use super::object::{Objects, Sourced};
 use super::problem::Problem;
 use super::settings::MeshSettings;
 use super::workload::Workload;
 use super::world::World;
+
+pub use pod::{BadAddress, Place, Pod, Seen, Stage};
+pub(crate) use pod::{addresses, ours};
 
 /// What holds for all pods of one conversion.
 pub(super) struct Scope<'a> {
@@ -36,6 +38,8 @@ pub(super) struct Pods {
     pub(super) disputed: BTreeSet<IpAddr>,
     /// See [`Built::complete`](super::Built).
     pub(super) complete: bool,
+    /// See [`Built::all_found`](super::Built).
+    pub(super) all_found: bool,
 }
 
 pub(super) fn workloads(
@@ -70,9 +74,17 @@ pub(super) fn workloads(
         }
     }
     disputed.extend(claims::settle(&mut drafts, scope, problems));
-    let all_enrolled = drafts
+    // In a cluster a pod that is not enrolled is known all the same, as a destination.
+    let unfound = |it: &&Workload| it.local.is_none() && scope.is_to_enrol(it);
+    let all_described = drafts
         .iter()
-        .all(|it| it.local.is_some() || !scope.is_to_enrol(it));
+        .filter(unfound)
+        .all(|it| it.origin.is_of_api());
+    // Without an address it has no sandbox either.
+    let all_found = drafts
+        .iter()
+        .filter(unfound)
+        .all(|it| it.origin.is_of_api() && it.addresses.is_empty());
     let mut labels = HashSet::new();
     let workloads = drafts.into_iter().map(|mut draft| {
         draft.labels = match labels.get(&draft.labels) {
@@ -85,7 +97,8 @@ pub(super) fn workloads(
     Pods {
         workloads: workloads.collect(),
         disputed,
-        complete: complete && all_enrolled,
+        complete: complete && all_described,
+        all_found: complete && all_found,
     }
 }
 
@@ -102,13 +115,10 @@ fn by_uid<'a>(
 ) -> BTreeMap<String, Vec<&'a Sourced<Pod>>> {
     let mut by_uid: BTreeMap<String, Vec<&Sourced<Pod>>> = BTreeMap::new();
     for pod in sources.iter().flat_map(|objects| &objects.pods) {
-        if name(&pod.object.metadata).is_empty() {
+        if pod.object.name.is_empty() {
             problems.push(nameless(&pod.origin, "Pod"));
         } else {
-            by_uid
-                .entry(key(&pod.object.metadata))
-                .or_default()
-                .push(pod);
+            by_uid.entry(pod.object.key()).or_default().push(pod);
         }
     }
     for pods in by_uid.values_mut() {

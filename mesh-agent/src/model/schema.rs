@@ -29,6 +29,9 @@ pub struct MeshConfig {
     /// The settings.
     #[serde(default)]
     pub spec: MeshConfigSpec,
+    /// Of no meaning here.
+    #[serde(default)]
+    pub status: Ignored,
 }
 
 /// The settings of a [`MeshConfig`]; every one has a default.

@@ -14,6 +14,8 @@ use crate::identity::SpiffeId;
 pub struct Workload {
     /// `<namespace>/<name>`
     pub uid: Arc<str>,
+    /// The UID by which the node's kubelet knows the pod; none of a folder's, mostly.
+    pub kube_uid: Option<Arc<str>>,
     /// The pod's name.
     pub name: Arc<str>,
     /// The pod's namespace.

@@ -1,6 +1,7 @@
 //! The socket's file: permissions, replacement, take-over, removal.
 
 use super::*;
+use crate::admin::socket_path;
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o777

@@ -42,10 +42,10 @@ impl Fleet {
     }
 
     /// Has the kernel let go of what an earlier agent enrolled and no configuration
-    /// names any more. While the configuration is not complete its absence proves
+    /// names any more. While not every pod of the configuration was found its absence proves
     /// nothing, and a pod that is wanted but cannot be found may be this one: it stays
     /// guarded then, and without a listener its traffic is refused.
-    pub(super) fn release_leftovers(&self, complete: bool) {
+    pub(super) fn release_leftovers(&self, all_found: bool) {
         let unknown = self
             .lock()
             .pending
@@ -58,11 +58,11 @@ impl Fleet {
             .filter_map(|it| it.netns)
             .collect();
         self.release_from_kernel(|pod| {
-            let release = complete && !unknown && !wanted.contains(&pod.netns);
+            let release = all_found && !unknown && !wanted.contains(&pod.netns);
             if !release {
                 tracing::warn!(
                     netns = pod.netns.0,
-                    complete,
+                    all_found,
                     "a pod of an earlier agent is not found in the configuration: it stays refused"
                 );
             }

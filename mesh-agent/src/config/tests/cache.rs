@@ -17,15 +17,8 @@ fn cache(folder: &Folder) -> Cache {
 fn pods(cache: &Cache) -> Vec<String> {
     let pods = cache.objects().flat_map(|objects| &objects.pods);
     pods.map(|pod| {
-        let ip = pod
-            .object
-            .status
-            .as_ref()
-            .unwrap()
-            .pod_ip
-            .as_deref()
-            .unwrap();
-        format!("{} {ip}", pod.object.metadata.name.as_deref().unwrap())
+        let ip = pod.object.addresses[0];
+        format!("{} {ip}", pod.object.name)
     })
     .collect()
 }

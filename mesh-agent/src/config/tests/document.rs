@@ -11,13 +11,8 @@ fn read(file: &str, text: &str) -> Result<Objects, Vec<Problem>> {
 
 fn names(objects: &Objects) -> Vec<(usize, &str)> {
     let pods = objects.pods.iter();
-    pods.map(|pod| {
-        (
-            pod.origin.document,
-            pod.object.metadata.name.as_deref().unwrap(),
-        )
-    })
-    .collect()
+    pods.map(|pod| (pod.origin.document, &*pod.object.name))
+        .collect()
 }
 
 #[test]
@@ -99,6 +94,13 @@ fn what_cannot_be_read_names_object_and_field() {
             "status: {podIPs: [{ip: 10.1.0.2}, {ip: 7}]}",
             "status.podIPs[1].ip",
             "invalid type: integer `7`, expected a string",
+        ),
+        (
+            "v1",
+            "Node",
+            "spec: {unschedulable: often}",
+            "spec.unschedulable",
+            "invalid type: string \"often\", expected a boolean",
         ),
         (
             "v1",

@@ -88,17 +88,23 @@ fn claims(drafts: &[Workload]) -> BTreeMap<Claim, Vec<usize>> {
 fn dispute(claim: &Claim, claimants: &[usize], drafts: &[Workload]) -> Problem {
     let mut pods: Vec<&Workload> = claimants.iter().map(|i| &drafts[*i]).collect();
     pods.sort_by_key(|pod| &pod.origin);
-    let field = claim.field();
     let others = pods[1..].iter().map(|pod| {
-        let Origin { file, document } = &pod.origin;
-        let file = file.display();
-        format!("Pod {} ({field} in {file}, object {document})", pod.uid)
+        let field = claim.field(&pod.origin);
+        let origin = &pod.origin;
+        if origin.is_of_api() {
+            return format!("Pod {} ({field})", pod.uid);
+        }
+        let file = origin.file.display();
+        format!(
+            "Pod {} ({field} in {file}, object {})",
+            pod.uid, origin.document
+        )
     });
     let others: Vec<String> = others.collect();
     Problem::new(
         &pods[0].origin,
         format!("Pod {}", pods[0].uid),
-        field,
+        claim.field(&pods[0].origin),
         format!("{claim} is also that of {}", others.join(", ")),
         claim.cure(),
     )
@@ -118,9 +124,11 @@ impl Claim {
         Self::all_of(workload).any(|claim| claim == *self)
     }
 
-    fn field(&self) -> String {
+    fn field(&self, origin: &Origin) -> String {
         match self {
             Self::Address(_) => "status.podIPs".to_owned(),
+            // By which the node finds them.
+            Self::Netns(_) | Self::Cgroup(_) if origin.is_of_api() => "metadata.uid".to_owned(),
             Self::Netns(_) => format!("metadata.annotations[{}]", keys::NETNS),
             Self::Cgroup(_) => format!("metadata.annotations[{}]", keys::CGROUP),
         }

@@ -1,17 +1,15 @@
 //! One pod, as one workload. Says what cannot be used and why; what follows from
 //! it is decided by the caller, the parent module.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-
-use super::super::object::{Origin, Sourced, name, namespace};
+use super::super::keys;
+use super::super::object::{Origin, Sourced};
 use super::super::problem::Problem;
 use super::super::workload::{LocalPod, Workload};
-use super::super::{address, keys};
+use super::pod::{Place, Pod, Stage};
 use super::{Scope, names};
 use crate::identity::{SpiffeId, TrustDomain};
 
@@ -37,8 +35,7 @@ pub(super) fn convert(
     problems: &mut Vec<Problem>,
 ) -> Draft {
     let Sourced { object, origin } = pod;
-    let (meta, spec) = (&object.metadata, object.spec.as_ref());
-    if is_finished(object) {
+    if object.stage == Stage::Finished {
         return Draft::Finished;
     }
     let report = &mut Reporter {
@@ -46,11 +43,22 @@ pub(super) fn convert(
         object: format!("Pod {uid}"),
         problems,
     };
-    keys::check(meta, &keys::POD, origin, &report.object, report.problems);
-    let asked = keys::membership(meta, origin, &report.object, report.problems);
+    let in_cluster = matches!(object.place, Place::Seen(_));
+    if in_cluster {
+        keys::check_in_cluster(object.keys(), origin, &report.object, report.problems);
+    } else {
+        keys::check(
+            object.keys(),
+            &keys::POD,
+            origin,
+            &report.object,
+            report.problems,
+        );
+    }
+    let asked = keys::membership(object.keys(), origin, &report.object, report.problems);
 
-    let host_network = spec.and_then(|spec| spec.host_network) == Some(true);
-    let meshed = asked.unwrap_or_else(|| scope.meshed_namespaces.contains(namespace(meta)));
+    let host_network = object.host_network;
+    let meshed = asked.unwrap_or_else(|| scope.meshed_namespaces.contains(&*object.namespace));
     if host_network && asked == Some(true) {
         report.problem(
             "spec.hostNetwork",
@@ -60,20 +68,19 @@ pub(super) fn convert(
     }
     let meshed = meshed && !host_network;
 
-    let service_account = spec.and_then(|spec| spec.service_account_name.as_deref());
-    let service_account = service_account
-        .filter(|it| !it.is_empty())
-        .unwrap_or("default");
-    let identity = identity(pod, service_account, scope, report);
-    let addresses = addresses(object, report);
-    let (Some(identity), Some(addresses)) = (identity, addresses) else {
+    let identity = identity(object, scope, report);
+    for bad in &object.bad_addresses {
+        report.problem(
+            &bad.field,
+            &*bad.message,
+            "write the address that the pod has",
+        );
+    }
+    let Some(identity) = identity.filter(|_| object.bad_addresses.is_empty()) else {
         return Draft::Unusable;
     };
     let tls_names = names::tls_names(annotation(object, keys::TLS_NAMES), report);
-    let node = spec
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or_default();
-    let to_enrol = meshed && node == scope.node;
+    let to_enrol = meshed && *object.node == *scope.node;
     let foreign = *identity.trust_domain() != scope.mesh.trust_domain;
     if to_enrol && foreign {
         report.problem(
@@ -83,11 +90,15 @@ pub(super) fn convert(
         );
     }
     let local = if to_enrol && !foreign {
-        local_pod(pod, report)
+        local_pod(object, report)
     } else {
         None
     };
-    if to_enrol && addresses.is_empty() && phase(object) != Some("Pending") {
+    let addresses = match &object.place {
+        Place::Seen(Some(seen)) if object.addresses.is_empty() => &seen.addresses,
+        _ => &object.addresses,
+    };
+    if to_enrol && addresses.is_empty() && object.stage != Stage::Pending {
         report.problem(
             "status.podIPs",
             "the pod has no address, so its connections cannot be taken over",
@@ -96,15 +107,19 @@ pub(super) fn convert(
     }
     let workload = Workload {
         uid: uid.into(),
-        name: name(meta).into(),
-        namespace: namespace(meta).into(),
-        service_account: service_account.into(),
-        node: node.into(),
+        kube_uid: object.kube_uid.clone(),
+        name: Arc::clone(&object.name),
+        namespace: Arc::clone(&object.namespace),
+        service_account: Arc::clone(&object.service_account),
+        node: Arc::clone(&object.node),
         identity,
         tls_names,
-        addresses: if host_network { Vec::new() } else { addresses },
+        addresses: match host_network {
+            true => Vec::new(),
+            false => addresses.clone(),
+        },
         meshed,
-        labels: Arc::new(meta.labels.clone().unwrap_or_default()),
+        labels: Arc::clone(&object.labels),
         app: label(object, &["app.kubernetes.io/name", "app"]),
         version: label(object, &["app.kubernetes.io/version", "version"]),
         local,
@@ -132,29 +147,10 @@ impl Reporter<'_> {
     }
 }
 
-/// Ended for good, or being deleted and already without an address.
-fn is_finished(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let has_ip = status.is_some_and(|status| {
-        status.pod_ip.is_some() || status.pod_ips.as_ref().is_some_and(|ips| !ips.is_empty())
-    });
-    let deleted = pod.metadata.deletion_timestamp.is_some();
-    matches!(phase(pod), Some("Succeeded" | "Failed")) || (deleted && !has_ip)
-}
-
-fn phase(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.phase.as_deref()
-}
-
-fn identity(
-    pod: &Sourced<Pod>,
-    service_account: &str,
-    scope: &Scope<'_>,
-    report: &mut Reporter<'_>,
-) -> Option<SpiffeId> {
-    let namespace = namespace(&pod.object.metadata);
-    let trust_domain = trust_domain(&pod.object, scope, report)?;
-    let error = match SpiffeId::new(trust_domain.clone(), namespace, service_account) {
+fn identity(pod: &Pod, scope: &Scope<'_>, report: &mut Reporter<'_>) -> Option<SpiffeId> {
+    let (namespace, account) = (&*pod.namespace, &*pod.service_account);
+    let trust_domain = trust_domain(pod, scope, report)?;
+    let error = match SpiffeId::new(trust_domain.clone(), namespace, account) {
         Ok(identity) => return Some(identity),
         Err(error) => error,
     };
@@ -199,52 +195,42 @@ fn trust_domain(pod: &Pod, scope: &Scope<'_>, report: &mut Reporter<'_>) -> Opti
     }
 }
 
+/// An annotation, where annotations count.
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    let annotations = pod.metadata.annotations.as_ref()?;
-    annotations.get(key).map(String::as_str)
-}
-
-/// The addresses of a pod, each with its field.
-fn address_fields(pod: &Pod) -> impl Iterator<Item = (String, &str)> {
-    let status = pod.status.as_ref();
-    let single = status.and_then(|status| status.pod_ip.as_deref());
-    let single = single.map(|ip| ("status.podIP".to_owned(), ip));
-    let several = status.and_then(|status| status.pod_ips.as_ref());
-    let several = several.into_iter().flatten().enumerate();
-    let several = several.map(|(i, it)| (format!("status.podIPs[{i}].ip"), it.ip.as_str()));
-    several.chain(single)
-}
-
-/// All addresses, or `None` if one of them is not an address.
-fn addresses(pod: &Pod, report: &mut Reporter<'_>) -> Option<Vec<IpAddr>> {
-    let mut addresses = BTreeSet::new();
-    let mut all_good = true;
-    for (field, text) in address_fields(pod) {
-        match address::parse(text) {
-            Ok(ip) => {
-                addresses.insert(ip);
-            }
-            Err(message) => {
-                all_good = false;
-                report.problem(&field, message, "write the address that the pod has");
-            }
-        }
+    match pod.place {
+        Place::Annotated => pod.annotations.get(key).map(String::as_str),
+        Place::Seen(_) => None,
     }
-    all_good.then(|| addresses.into_iter().collect())
 }
 
 /// What can be made out of a pod's addresses, however broken the rest of it is.
 pub(super) fn readable_addresses(pod: &Sourced<Pod>) -> impl Iterator<Item = IpAddr> {
-    let spec = pod.object.spec.as_ref();
-    let host_network = spec.and_then(|spec| spec.host_network) == Some(true);
-    let fields = address_fields(&pod.object).filter(move |_| !host_network);
-    fields.filter_map(|(_, text)| address::parse(text).ok())
+    let addresses = pod.object.addresses.iter().copied();
+    addresses.filter(|_| !pod.object.host_network)
 }
 
 /// The two paths by which the kernel knows the pod; `None` if one is missing.
-fn local_pod(pod: &Sourced<Pod>, report: &mut Reporter<'_>) -> Option<LocalPod> {
+fn local_pod(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
+    match &pod.place {
+        Place::Annotated => annotated(pod, report),
+        Place::Seen(Some(seen)) => Some(seen.local.clone()),
+        Place::Seen(None) => {
+            // Its sandbox is made before its containers are: nothing is wrong yet.
+            if pod.stage != Stage::Pending {
+                report.problem(
+                    "metadata.uid",
+                    "no control group and network namespace of this pod are found on the node, so it is not enrolled",
+                    "give the agent the node's /proc and the kubelet's cgroups (hostPID, --pods-cgroup)",
+                );
+            }
+            None
+        }
+    }
+}
+
+fn annotated(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
     let mut path = |annotation: &str, example: &str| {
-        let value = self::annotation(&pod.object, annotation).map(PathBuf::from);
+        let value = self::annotation(pod, annotation).map(PathBuf::from);
         let message = match &value {
             Some(path) if path.is_absolute() => return value,
             Some(path) => format!("{:?} is not an absolute path", path.display().to_string()),
@@ -263,7 +249,6 @@ fn local_pod(pod: &Sourced<Pod>, report: &mut Reporter<'_>) -> Option<LocalPod> 
 }
 
 fn label(pod: &Pod, keys: &[&str]) -> Option<Arc<str>> {
-    let labels = pod.metadata.labels.as_ref()?;
-    let value = keys.iter().find_map(|key| labels.get(*key))?;
+    let value = keys.iter().find_map(|key| pod.labels.get(*key))?;
     Some(value.as_str().into())
 }

@@ -11,8 +11,9 @@ fn describe(built: &Built) -> String {
         world,
         problems,
         complete,
+        all_found,
     } = built;
-    let mut text = format!("{:?} {complete}\n{problems:#?}\n", world.mesh());
+    let mut text = format!("{:?} {complete} {all_found}\n{problems:#?}\n", world.mesh());
     for workload in world.workloads() {
         writeln!(text, "{workload:?}").unwrap();
     }
