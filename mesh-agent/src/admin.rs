@@ -1,6 +1,7 @@
 //! The agent's administrative interface: metrics and readiness over HTTP on the node,
 //! and what the command line asks over a unix socket. The agent implements
-//! [`AgentView`] and starts the servers; nothing here changes the agent's state.
+//! [`AgentView`] and starts the servers; nothing here changes the agent's state. An
+//! authority in a cluster serves its readiness from here too.
 
 pub mod api;
 pub mod client;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use http::{Method, Uri};
 use tokio::net::TcpListener;
 
 use crate::explain::{ExplainError, Explanation, Question};
@@ -113,17 +115,32 @@ impl Admin {
     /// Serves metrics and readiness to the node until `stop` completes. Dropping the
     /// future stops it too.
     pub async fn serve_node(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        serve::serve(listener, self.clone(), routes::Surface::Node, stop).await;
+        serve::serve(listener, self.answerer(routes::Surface::Node), stop).await;
     }
 
     /// Serves the command line until `stop` completes, then removes the socket unless
     /// another agent has taken its place.
     pub async fn serve_socket(&self, socket: AdminSocket, stop: impl Future<Output = ()>) {
-        serve::serve(socket, self.clone(), routes::Surface::Socket, stop).await;
+        serve::serve(socket, self.answerer(routes::Surface::Socket), stop).await;
+    }
+
+    fn answerer(&self, surface: routes::Surface) -> impl serve::Answerer {
+        let admin = self.clone();
+        move |method: &Method, uri: &Uri| routes::answer(&admin, surface, method, uri)
     }
 }
 
-/// Opens the listener for [`Admin::serve_node`].
+/// Serves `/healthz` and `/readyz` alone, for a process that is no agent, until `stop`
+/// completes. `ready` says what is missing, one sentence each.
+pub async fn serve_health<R>(listener: TcpListener, ready: R, stop: impl Future<Output = ()>)
+where
+    R: Fn() -> Result<(), Vec<String>> + Clone + Send + 'static,
+{
+    let answer = move |method: &Method, uri: &Uri| routes::health(&ready, method, uri);
+    serve::serve(listener, answer, stop).await;
+}
+
+/// Opens the listener for [`Admin::serve_node`] or [`serve_health`].
 ///
 /// # Errors
 /// [`AdminError::Bind`], when the address is taken or not this node's.

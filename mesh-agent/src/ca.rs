@@ -4,7 +4,8 @@
 //! [`Authority`] is the one that signs. Everything it is lives in its directory:
 //! see the module `layout` for the files and for why a crash leaves the old state
 //! or the new. [`server`] puts it on the network: [`api`] is what goes over the wire,
-//! [`authorize`] decides who may ask for what, by the node [`tokens`]. [`client`] is how
+//! [`authorize`] decides who may ask for what, by the node [`tokens`] or by the Kubernetes
+//! API, where its roots are [`published`] too. [`client`] is how
 //! an agent uses that server, or any other authority with Istio's interface.
 
 pub mod api;
@@ -28,6 +29,7 @@ mod layout;
 mod make;
 pub(crate) mod pem;
 mod profile;
+pub mod published;
 mod revoke;
 mod revoked;
 mod rotate;
@@ -44,7 +46,7 @@ pub use csr::{CheckedKey, CsrError, MAX_REQUEST, check_request};
 pub use embedded::{EmbeddedCa, make_request};
 pub use error::{CaError, Fault, MakeError, SignError};
 pub use files::{FileCertificates, FileError};
-pub use init::{init, init_with_chain, request_intermediate};
+pub use init::{init, init_with_chain, open_or_init, request_intermediate};
 pub use issued::Entry;
 pub use revoke::Revocations;
 pub use revoked::Reason;

@@ -19,7 +19,8 @@
 //!    configuration, [`lint`] what is wrong with one; [`admin`] and [`cli`] show them.
 //!    [`install`] brings all of it into a cluster.
 //!
-//! [`agent`] starts all this, brings pods in and out of the mesh, and ends it.
+//! [`agent`] starts all this, brings pods in and out of the mesh, and ends it. In a cluster,
+//! [`status`] writes back to the Kubernetes API what came of its objects.
 
 pub mod intercept;
 
@@ -62,6 +63,8 @@ pub mod admin;
 pub mod install;
 
 pub mod cli;
+
+pub mod status;
 
 pub mod agent;
 

@@ -33,6 +33,7 @@ mod world;
 mod tests;
 
 pub use build::{Built, build};
+pub(crate) use keys::STATUS as STATUS_ANNOTATION;
 pub(crate) use keys::asks_for_mesh;
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub(crate) use object::{key, namespace};

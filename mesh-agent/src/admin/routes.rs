@@ -19,7 +19,7 @@ pub(super) enum Surface {
     Socket,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// A path, with what answers it.
 struct Route {
@@ -33,12 +33,12 @@ const ROUTES: &[Route] = &[
     Route {
         path: "/healthz",
         on_node: true,
-        answer: |_, _| text(StatusCode::OK, "ok\n"),
+        answer: |_, _| alive(),
     },
     Route {
         path: "/readyz",
         on_node: true,
-        answer: |admin, _| ready(&*admin.view),
+        answer: |admin, _| ready(admin.view.ready()),
     },
     Route {
         path: "/metrics",
@@ -92,25 +92,46 @@ pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, uri: &Uri
     let path = uri.path();
     let shown = |route: &&Route| route.on_node || surface == Surface::Socket;
     let Some(route) = ROUTES.iter().filter(shown).find(|route| route.path == path) else {
-        let known: Vec<_> = ROUTES
-            .iter()
-            .filter(shown)
-            .map(|route| route.path)
-            .collect();
-        return text(
-            StatusCode::NOT_FOUND,
-            format!("not found; there is {}\n", known.join(", ")),
-        );
+        return unknown(ROUTES.iter().filter(shown).map(|route| route.path));
     };
-    // HTTP semantics (RFC 9110, 9.3.2): HEAD is GET without the body, which hyper leaves out.
-    if method != Method::GET && method != Method::HEAD {
-        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        refusal
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    if let Some(refusal) = refuse_method(method) {
         return refusal;
     }
     (route.answer)(admin, uri.query().unwrap_or_default())
+}
+
+/// Answers the probes of a process that has only these.
+pub(super) fn health(
+    readiness: &dyn Fn() -> Result<(), Vec<String>>,
+    method: &Method,
+    uri: &Uri,
+) -> Answer {
+    match (uri.path(), refuse_method(method)) {
+        ("/healthz" | "/readyz", Some(refusal)) => refusal,
+        ("/healthz", None) => alive(),
+        ("/readyz", None) => ready(readiness()),
+        _ => unknown(["/healthz", "/readyz"]),
+    }
+}
+
+fn unknown(known: impl IntoIterator<Item = &'static str>) -> Answer {
+    let known: Vec<_> = known.into_iter().collect();
+    text(
+        StatusCode::NOT_FOUND,
+        format!("not found; there is {}\n", known.join(", ")),
+    )
+}
+
+/// HTTP semantics (RFC 9110, 9.3.2): HEAD is GET without the body, which hyper leaves out.
+fn refuse_method(method: &Method) -> Option<Answer> {
+    if method == Method::GET || method == Method::HEAD {
+        return None;
+    }
+    let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    refusal
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Some(refusal)
 }
 
 /// The answer when making the proper one failed.
@@ -121,13 +142,17 @@ pub(super) fn broken() -> Answer {
     )
 }
 
-fn ready(view: &dyn AgentView) -> Answer {
+fn alive() -> Answer {
+    text(StatusCode::OK, "ok\n")
+}
+
+fn ready(ready: Result<(), Vec<String>>) -> Answer {
     #[derive(Serialize)]
     struct Readiness {
         ready: bool,
         reasons: Vec<String>,
     }
-    match view.ready() {
+    match ready {
         Ok(()) => json(&Readiness {
             ready: true,
             reasons: Vec::new(),

@@ -1,4 +1,4 @@
-//! The accept loop of both administrative interfaces, with its bounds: a client that is
+//! The accept loop of the administrative interfaces, with its bounds: a client that is
 //! slow, silent or one of too many costs the agent little, and the others a short wait.
 
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,8 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::Admin;
-use super::routes::{Surface, answer, broken};
+use super::routes::{Answer, broken};
 
 /// Connections served at a time; more wait in the listener's backlog.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -50,11 +49,15 @@ impl Listener for TcpListener {
     }
 }
 
+/// What answers a request; it may block.
+pub(super) trait Answerer: Fn(&Method, &Uri) -> Answer + Clone + Send + 'static {}
+
+impl<F: Fn(&Method, &Uri) -> Answer + Clone + Send + 'static> Answerer for F {}
+
 /// Serves until `stop` completes, then drops what is open.
 pub(super) async fn serve<L: Listener>(
     listener: L,
-    admin: Admin,
-    surface: Surface,
+    answer: impl Answerer,
     stop: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -71,7 +74,7 @@ pub(super) async fn serve<L: Listener>(
             () = &mut stop => return,
             (slot, accepted) = next => match accepted {
                 Ok(Some(io)) => {
-                    let connection = connection(io, admin.clone(), surface);
+                    let connection = connection(io, answer.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(slot);
@@ -88,11 +91,11 @@ pub(super) async fn serve<L: Listener>(
     }
 }
 
-async fn connection<I>(io: I, admin: Admin, surface: Surface)
+async fn connection<I>(io: I, answer: impl Answerer)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| respond(admin.clone(), surface, request));
+    let service = service_fn(move |request| respond(answer.clone(), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -107,13 +110,10 @@ where
 }
 
 async fn respond(
-    admin: Admin,
-    surface: Surface,
+    answer: impl Answerer,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     // The view may block, on the kernel's maps for one.
-    let answered = tokio::task::spawn_blocking(move || {
-        answer(&admin, surface, request.method(), request.uri())
-    });
+    let answered = tokio::task::spawn_blocking(move || answer(request.method(), request.uri()));
     Ok(answered.await.unwrap_or_else(|_| broken()))
 }

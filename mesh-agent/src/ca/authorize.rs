@@ -3,8 +3,10 @@
 //!
 //! In a mesh that is configured by a folder, a node proves itself with a token of its
 //! own, and gets certificates for the pods that the folder puts on it:
-//! [`FolderAuthorizer`].
+//! [`FolderAuthorizer`]. In a cluster it proves itself with its agent's service account,
+//! and gets certificates for the pods that the API binds to it: [`ClusterAuthorizer`].
 
+mod cluster;
 mod placement;
 
 use std::error::Error;
@@ -17,6 +19,7 @@ use crate::identity::{BoxFuture, SpiffeId};
 
 use super::Requester;
 use super::tokens::{TokenError, TokenReader};
+pub use cluster::{Account, AccountError, ClusterAuthorizer};
 use placement::Placements;
 
 /// How long a pod that is not (yet) placed on the asking node is waited for. Agent and
@@ -47,6 +50,23 @@ pub enum Denial {
     /// A proof that proves nothing.
     #[error("the token is none that this authority accepts, or it was revoked")]
     UnknownToken,
+    /// The token is good, and somebody else's.
+    #[error(
+        "the token is of {found}, and this authority certifies for agents of the service \
+         account {wanted} only: correct the agents' serviceAccountName, or --agent-account"
+    )]
+    OtherAccount {
+        /// Whose it is, as the API server calls them.
+        found: String,
+        /// Whose would be accepted.
+        wanted: Account,
+    },
+    /// The token is an agent's, and it does not say of which node.
+    #[error(
+        "the token is not bound to a pod on a node: mount a projected service account token \
+         into the agent's pod"
+    )]
+    NoNode,
     /// The caller is known, and no such pod runs on its node.
     #[error("no pod on node {node} is configured with the identity {id}")]
     NotOnNode {

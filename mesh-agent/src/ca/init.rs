@@ -26,8 +26,11 @@ pub fn init(dir: &Path, domain: &TrustDomain, clock: Arc<dyn Clock>) -> Result<A
 }
 
 /// The authority in `dir`, which is made when there is none. Those who call it at
-/// the same instant all get one and the same.
-pub(super) fn open_or_init(
+/// the same instant all get one and the same. Killed in between, it is called again.
+///
+/// # Errors
+/// [`CaError::ChainAwaited`], what [`Authority::open`] finds, and what the system refuses.
+pub fn open_or_init(
     dir: &Path,
     domain: &TrustDomain,
     clock: Arc<dyn Clock>,

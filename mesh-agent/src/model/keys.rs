@@ -21,11 +21,10 @@ pub(super) const CGROUP: &str = "isthmus.dev/cgroup";
 pub(super) const TRUST_DOMAIN: &str = "isthmus.dev/trust-domain";
 /// Annotation on a pod: the DNS names in its certificate, where that has no SPIFFE ID.
 pub(super) const TLS_NAMES: &str = "isthmus.dev/tls-names";
+/// Annotation on a pod that the agent itself writes: why the pod is not enrolled.
+pub(crate) const STATUS: &str = "isthmus.dev/status";
 
 const PREFIX: &str = "isthmus.dev/";
-
-/// Annotation that the agent writes on a pod: why it is not enrolled.
-const STATUS: &str = "isthmus.dev/status";
 
 /// The labels and annotations of one object.
 #[derive(Clone, Copy, Debug)]

@@ -162,7 +162,9 @@ impl From<&Denial> for Status {
         let text = denial.to_string();
         match denial {
             Denial::NoToken | Denial::UnknownToken => Self::unauthenticated(text),
-            Denial::NotOnNode { .. } => Self::permission_denied(text),
+            Denial::OtherAccount { .. } | Denial::NoNode | Denial::NotOnNode { .. } => {
+                Self::permission_denied(text)
+            }
             Denial::Unavailable(_) => Self::unavailable(text),
         }
     }
