@@ -11,6 +11,7 @@ mod audit;
 mod authority;
 mod events;
 mod fleet;
+mod gate;
 mod limits;
 mod metrics;
 mod plan;
@@ -33,7 +34,7 @@ use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
 use crate::intercept::{self, Interceptor};
 use crate::netns::NetnsThread;
-use crate::node::Sandboxes;
+use crate::node::{Sandboxes, chain};
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
 use crate::proxy::{Generation, Shared, Workers};
@@ -76,6 +77,9 @@ pub struct Options {
     pub certificate_lifetime: Option<Duration>,
     /// Folder of certificates that are brought as files; they go before the authority.
     pub certificates: Option<PathBuf>,
+    /// Where and how the CNI plugin is kept in the container runtime's configuration; `None`
+    /// leaves that configuration alone.
+    pub chain: Option<(chain::Place, chain::Settings)>,
     /// Metrics and readiness.
     pub admin: SocketAddr,
     /// Threads that carry traffic.
@@ -172,7 +176,8 @@ pub async fn run(
     tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
         pin_dir = %options.pin_dir.display(), "kernel programs attached");
 
-    let mut source = open_source(&options).await?;
+    let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
+    let mut source = open_source(&options, &sandboxes).await?;
     let first = tokio::select! {
         first = source.changed() => first,
         // An API server may be away for long.
@@ -212,11 +217,13 @@ pub async fn run(
         log.dropped(),
     );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
+    let _at_the_gate = gate::open(&options, &view, &shared, &fleet, &sandboxes)?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 
     fleet.apply(first).await;
     view.enter(Phase::Serving);
+    fleet.tell();
     tracing::info!(node = %options.node, "the agent is ready");
     tend(&fleet, &auditor, &mut source, &mut asked, stop).await;
     asked.close();
@@ -230,12 +237,12 @@ pub async fn run(
     Ok(())
 }
 
-async fn open_source(options: &Options) -> Result<Source, Error> {
+async fn open_source(options: &Options, sandboxes: &Arc<Sandboxes>) -> Result<Source, Error> {
     Ok(match &options.source {
         SourceSettings::Folder(dir) => Source::Folder(FolderSource::open(dir, &options.node)?),
         SourceSettings::Kube => {
             let client = crate::kubernetes::client().await?;
-            let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
+            let sandboxes = Arc::clone(sandboxes);
             Source::Kube(KubeSource::open(client, &options.node, sandboxes).await?)
         }
     })

@@ -52,7 +52,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent of this node in the foreground.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Answer a container runtime as the CNI plugin of this node.
     #[command(hide = true)]
     Cni(cni::CniArgs),

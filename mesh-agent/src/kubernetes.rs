@@ -2,6 +2,9 @@
 //! source of configuration, the authority's authorizer, the writer of statuses, and the
 //! installing commands. Each makes its client here.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use kube::{Client, Config};
 
 /// Why the Kubernetes API cannot be spoken to.

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         return cni::run();
     }
     match Cli::parse().command {
-        Command::Run(args) => agent(args),
+        Command::Run(args) => agent(*args),
         Command::Cni(_) => cni::run(),
         Command::Tool(tool) => report(use_tool(&tool)),
     }

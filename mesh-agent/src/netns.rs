@@ -84,6 +84,11 @@ impl AsFd for Netns {
     }
 }
 
+/// Where the DaemonSet mounts the host's view of these settings: a container that is not
+/// privileged has its own `/proc/sys` read-only. Whose they are goes by the namespace of
+/// the thread that writes, not by the mount.
+const TW_REUSE_OF_HOST: &str = "/host/proc/sys/net/ipv4/tcp_tw_reuse";
+
 /// What a pod's namespace gave the agent at enrolment.
 #[derive(Debug)]
 pub struct Prepared {
@@ -104,6 +109,7 @@ pub fn prepare_current() -> io::Result<Prepared> {
     // The pod may have IPv6 switched off altogether (`ipv6.disable=1`).
     let listener = listen_on(Family::V6).or_else(|_| listen_on(Family::V4))?;
     let tw_reuse = std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
+        .or_else(|error| std::fs::write(TW_REUSE_OF_HOST, "1").map_err(|_| error))
         .map_err(|error| format!("cannot set net.ipv4.tcp_tw_reuse=1 in the pod: {error}"));
     Ok(Prepared { listener, tw_reuse })
 }

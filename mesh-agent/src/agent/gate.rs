@@ -5,40 +5,59 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::fleet::Fleet;
+use super::view::View;
+use super::{Error, Options};
 use crate::admin::AgentView;
 use crate::model::{Workload, World};
 use crate::node::Sandboxes;
-use crate::node::cni::{Admitted, BoxFuture, Gate, PodSandbox, Refusal};
+use crate::node::chain::Keeper;
+use crate::node::cni::{Admitted, BoxFuture, CniServer, Gate, PodSandbox, Refusal};
 use crate::proxy::Shared;
 
 /// How long a pod waits before it is refused. The watch of the Kubernetes API tells of a pod
 /// before the kubelet begins with it, or a moment later; enrolling takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Serves the CNI plugin, and keeps it in the chain where that is wanted, until what is
+/// returned is dropped.
+pub(super) fn open(
+    options: &Options,
+    view: &Arc<View>,
+    shared: &Arc<Shared>,
+    fleet: &Arc<Fleet>,
+    sandboxes: &Arc<Sandboxes>,
+) -> Result<JoinSet<()>, Error> {
+    let mut tasks = JoinSet::new();
+    let gate = NodeGate {
+        view: Arc::clone(view),
+        shared: Arc::clone(shared),
+        fleet: Arc::clone(fleet),
+        sandboxes: Arc::clone(sandboxes),
+    };
+    // Before the chain names it.
+    let server = CniServer::bind(&options.run_dir)?;
+    tasks.spawn(server.serve(Arc::new(gate)));
+    if let Some((place, settings)) = &options.chain {
+        let executable = std::env::current_exe().map_err(Error::Start)?;
+        let keeper = Keeper::new(place.clone(), settings.clone(), executable);
+        view.show_chain(&keeper);
+        tasks.spawn(keeper.keep());
+    }
+    Ok(tasks)
+}
+
 /// The agent at the door.
-pub(super) struct NodeGate {
-    view: Arc<dyn AgentView>,
+struct NodeGate {
+    view: Arc<View>,
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
     sandboxes: Arc<Sandboxes>,
 }
 
 impl NodeGate {
-    pub(super) fn new(
-        view: Arc<dyn AgentView>,
-        shared: &Arc<Shared>,
-        fleet: &Arc<Fleet>,
-        sandboxes: &Arc<Sandboxes>,
-    ) -> Self {
-        Self {
-            view,
-            shared: Arc::clone(shared),
-            fleet: Arc::clone(fleet),
-            sandboxes: Arc::clone(sandboxes),
-        }
-    }
-
     async fn wait(&self, pod: &PodSandbox) -> Result<Admitted, Refusal> {
         let mut draining = self.shared.draining.subscribe();
         let mut news = self.fleet.subscribe();

@@ -5,7 +5,7 @@ mod identity;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
@@ -25,6 +25,7 @@ use crate::config::{KubeHealth, check_local_pod};
 use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
 use crate::model::{Workload, World};
+use crate::node::chain::Keeper;
 use crate::observe::{ConnectionInfo, Flow};
 use crate::proxy::{Pod, Shared};
 
@@ -78,6 +79,8 @@ pub(super) struct View {
     audits: Audits,
     /// Of a source that is heard over the network.
     api: Option<KubeHealth>,
+    /// Set where the agent keeps the CNI plugin in its chain.
+    chain: OnceLock<Arc<Keeper>>,
     started: Instant,
     phase: AtomicU8,
     log_lines_dropped: Counter,
@@ -102,6 +105,7 @@ impl View {
             identities: Arc::clone(identities),
             audits,
             api,
+            chain: OnceLock::new(),
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             log_lines_dropped,
@@ -112,6 +116,11 @@ impl View {
     /// The agent has come to `phase`.
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Tells of the keeper's problems too, from now on.
+    pub(super) fn show_chain(&self, keeper: &Arc<Keeper>) {
+        self.chain.get_or_init(|| Arc::clone(keeper));
     }
 
     fn kernel(&self) -> KernelStatus {
@@ -227,7 +236,13 @@ impl AgentView for View {
         let mesh = generation.world.mesh();
         let (open_files, max_open_files) = limits::open_files();
         let not_ready = self.ready().err().unwrap_or_default();
-        let problems = self.fleet.problems();
+        let mut problems = self.fleet.problems();
+        problems.extend(
+            self.chain
+                .get()
+                .into_iter()
+                .flat_map(|chain| chain.problems()),
+        );
         Status {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -12,6 +12,8 @@ use clap::Args;
 
 use crate::agent::{Authority, Options, SourceSettings};
 use crate::ca::client::RemoteSettings;
+use crate::node::chain;
+use crate::node::cni::SOCKET;
 use crate::observe::logging;
 
 pub use defaults::DefaultError;
@@ -67,6 +69,16 @@ pub struct RunArgs {
     /// workload; a workload without a folder there is certified by the authority.
     #[arg(long, value_name = "DIR")]
     pub certificates: Option<PathBuf>,
+    /// Folder of the container runtime's network configurations: the CNI plugin is kept in
+    /// the one that is used, so that no pod starts before the agent has it.
+    #[arg(long, value_name = "DIR", requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Folder of the container runtime's CNI plugins, to which this executable is copied.
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Let pods start outside the mesh while the agent is away, instead of not at all.
+    #[arg(long, requires = "cni_conf_dir")]
+    pub cni_fail_open: bool,
     /// Address of metrics and readiness.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
@@ -101,7 +113,17 @@ impl RunArgs {
                 state_dir: self.state_dir.clone(),
             })
         };
+        let socket = self.run_dir.join(SOCKET);
+        let settings = chain::Settings {
+            // The container runtime starts the plugin elsewhere.
+            socket: std::path::absolute(&socket).unwrap_or(socket),
+            fail_open: self.cni_fail_open,
+            exclude_namespaces: None,
+        };
+        let place = self.cni_conf_dir.zip(self.cni_bin_dir);
+        let place = place.map(|(conf_dir, bin_dir)| chain::Place { conf_dir, bin_dir });
         Ok(Options {
+            chain: place.zip(Some(settings)),
             // The command line's rules give all three or none.
             authority: self
                 .ca

@@ -135,7 +135,7 @@ async fn established(
         .iter()
         .filter(|it| Stage::of(it) == Stage::Definitions);
     for definition in definitions {
-        let waited_for = format!("that the API server serves {definition}");
+        let waited_for = format!("until the API server serves {definition}");
         let judge = |object: Option<&CustomResourceDefinition>| {
             let status = object.and_then(|object| object.status.as_ref());
             let conditions = status.and_then(|status| status.conditions.as_deref());
@@ -170,7 +170,7 @@ async fn roots(
             "look at `kubectl -n {NAMESPACE} logs deployment/{AUTHORITY}`"
         )),
     };
-    let waited_for = format!("that the authority has published its roots in ConfigMap {ROOTS}");
+    let waited_for = format!("until the authority has published its roots in ConfigMap {ROOTS}");
     deadline.wait(api, ROOTS, &waited_for, judge).await?;
     progress("ready    the authority, which has published its roots");
     Ok(())

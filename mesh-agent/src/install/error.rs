@@ -20,9 +20,9 @@ pub enum InstallError {
         source: Box<kube::Error>,
     },
     /// It did not become so in time.
-    #[error("{waited_for} is not so after {seconds} s: {found}")]
+    #[error("gave up after {seconds} s of waiting {waited_for}: {found}")]
     Timeout {
-        /// What was to become true.
+        /// Until what, or for whom.
         waited_for: String,
         /// For how long it was waited for.
         seconds: u64,

@@ -87,7 +87,7 @@ async fn agents(
     // In the foreground: the object stays, marked, until its pods are gone.
     match api.delete(AGENT, &DeleteParams::foreground()).await {
         Ok(_) => progress("waiting  for the agents, which release their pods"),
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(InstallError::of("remove", object())(error)),
     }
     let mut last = None;
@@ -103,7 +103,7 @@ async fn agents(
         }
         Verdict::NotYet(format!("{left} agents are left"))
     };
-    let waited_for = "that the agents have released their nodes";
+    let waited_for = "until the agents have released their nodes";
     let ended = deadline.wait(api, AGENT, waited_for, judge).await;
     if let Err(InstallError::Timeout {
         waited_for,
@@ -146,9 +146,15 @@ async fn delete(client: &Client, manifest: &Manifest) -> Result<bool, InstallErr
         .await
     {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(InstallError::api("remove", manifest)(error)),
     }
+}
+
+/// An unknown kind is a 404 too, without the reason that a missing object has.
+fn is_gone(error: &kube::Error) -> bool {
+    const NOT_FOUND: u16 = 404;
+    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.code == NOT_FOUND)
 }
 
 async fn definition(
@@ -203,7 +209,7 @@ async fn namespace(
             })
         }
     };
-    let waited_for = format!("that {manifest} is gone");
+    let waited_for = format!("until {manifest} is gone");
     deadline
         .wait(manifest.api(client), manifest.name(), &waited_for, judge)
         .await?;

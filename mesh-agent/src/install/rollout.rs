@@ -40,7 +40,7 @@ pub(super) async fn authority(
             Verdict::NotYet(format!("{up} of {wanted} pods are ready"))
         }
     };
-    let waited_for = "that the authority is ready";
+    let waited_for = "until the authority is ready";
     let ended = deadline.wait(api, name, waited_for, judge).await;
     explained(ended, client, name).await
 }
@@ -75,7 +75,7 @@ pub(super) async fn agents(
             Verdict::NotYet(how)
         }
     };
-    let waited_for = "that every node has a ready agent";
+    let waited_for = "until every node has a ready agent";
     let ended = deadline.wait(api, name, waited_for, judge).await;
     explained(ended, client, name).await
 }
@@ -156,8 +156,14 @@ fn trouble(pod: &Pod) -> Option<String> {
             (now, before) => now.or(before),
         }
     });
-    let not_ready = "it runs and is not ready".to_owned();
-    Some(said.or_else(|| status.message.clone()).unwrap_or(not_ready))
+    let not_ready = || match status.phase.as_deref() {
+        Some("Running") => "it runs and is not ready".to_owned(),
+        _ => "its node has not started it yet".to_owned(),
+    };
+    Some(
+        said.or_else(|| status.message.clone())
+            .unwrap_or_else(not_ready),
+    )
 }
 
 fn of_state(state: &ContainerState) -> Option<String> {

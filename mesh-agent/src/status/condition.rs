@@ -86,3 +86,6 @@ fn says(old: &Value, new: &Value) -> bool {
         && same("message")
         && (generation.is_null() || *generation == new["observedGeneration"])
 }
+
+#[cfg(test)]
+mod tests;

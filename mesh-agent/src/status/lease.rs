@@ -141,3 +141,6 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

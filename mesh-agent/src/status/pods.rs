@@ -262,3 +262,6 @@ fn known(pod: PartialObjectMeta<Pod>) -> Option<(String, Known)> {
     };
     Some((meta.uid?, known))
 }
+
+#[cfg(test)]
+mod tests;

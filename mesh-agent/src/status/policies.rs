@@ -223,3 +223,6 @@ impl PolicyKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,6 @@ enum ApiError {
 fn unavailable(action: &'static str) -> impl FnOnce(kube::Error) -> Denial {
     move |source| Denial::Unavailable(Arc::new(ApiError::Failed { action, source }))
 }
+
+#[cfg(test)]
+mod tests;

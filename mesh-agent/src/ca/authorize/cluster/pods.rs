@@ -216,3 +216,6 @@ fn uid(pod: &Slim) -> &str {
 fn resource() -> ApiResource {
     ApiResource::erase::<Pod>(&())
 }
+
+#[cfg(test)]
+mod tests;

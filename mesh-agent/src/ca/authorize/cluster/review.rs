@@ -15,9 +15,9 @@ use super::{Denial, unavailable};
 
 /// The claims of a bound token, as Kubernetes puts them into `extra`. The node's name is
 /// there since 1.30; the pod's since 1.20.
-const NODE: &str = "authentication.kubernetes.io/node-name";
-const POD: &str = "authentication.kubernetes.io/pod-name";
-const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+pub(super) const NODE: &str = "authentication.kubernetes.io/node-name";
+pub(super) const POD: &str = "authentication.kubernetes.io/pod-name";
+pub(super) const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 /// A service account.
 #[derive(Clone, Debug, PartialEq, Eq)]
