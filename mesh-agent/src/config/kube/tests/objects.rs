@@ -54,7 +54,8 @@ async fn a_policy_that_cannot_be_read_refuses_until_it_can() {
     fake.serve("authorizationpolicies.security.istio.io");
     fake.put(POLICIES, policy("typo", json!({"rulez": []})));
     let mut source = source(&fake).await;
-    let refusal = |loaded: &Loaded| format!("{:?}", loaded.world.policies()).contains("Refuse");
+    let refusal =
+        |loaded: &Loaded| format!("{:?}", loaded.world.policies()).contains("refuse: [PolicyRef");
     let first = source.changed().await;
     assert!(refusal(&first));
     // A tenant's mistake is not to close the ways to everywhere else.
@@ -156,7 +157,9 @@ fn read(pod: Value) -> model::Pod {
 
 #[test]
 fn where_the_node_has_a_pod_it_is_enrolled() {
-    let mut pod = read(local("web", ""));
+    let mut starting = local("web", "");
+    starting["status"] = json!({"phase": "Pending"});
+    let mut pod = read(starting);
     let seen = Seen {
         local: model::LocalPod {
             netns: "/run/netns/cni-1".into(),
