@@ -135,7 +135,7 @@ fn what_cannot_be_read_names_object_and_field() {
             "MeshConfig",
             "specs: {}",
             "specs",
-            "unknown field `specs`, expected one of `apiVersion`, `kind`, `metadata`, `spec`",
+            "unknown field `specs`, expected one of `apiVersion`, `kind`, `metadata`, `spec`, `status`",
         ),
         (
             "security.istio.io/v1",

@@ -1,0 +1,203 @@
+//! What the source makes of single objects, good and bad.
+
+use super::*;
+use crate::model::{self, Place, Seen, Sourced};
+
+/// A pod of this node.
+fn local(name: &str, ip: &str) -> Value {
+    let mut pod = pod(name, ip);
+    pod["spec"]["nodeName"] = "node-a".into();
+    pod["metadata"]["labels"] = json!({"isthmus.dev/mesh": "enabled"});
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_reported_and_hurts_no_other() {
+    let fake = Fake::new();
+    let mut bad = pod("bad", "10.0.0.9");
+    bad["spec"]["hostNetwork"] = "perhaps".into();
+    fake.put(PODS, bad);
+    fake.put(
+        PODS,
+        json!({"metadata": {"name": "odd", "namespace": "shop"}, "spec": [1], "status": "?"}),
+    );
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    // Without a node, account and address a pod is still one.
+    assert_eq!(names(&first), ["db", "odd", "web"]);
+    assert!(!first.complete);
+    let expected =
+        "Pod shop/bad: spec.hostNetwork: invalid type: string \"perhaps\", expected a boolean";
+    assert_eq!(complaints(&first), [expected]);
+    assert!(
+        first.problems[0]
+            .to_string()
+            .starts_with("the Kubernetes API: Pod shop/bad")
+    );
+
+    fake.put(PODS, pod("bad", "10.0.0.9"));
+    let healed = until(&mut source, |it| it.problems.is_empty()).await;
+    assert!(healed.complete);
+    // Its last good version stays.
+    let mut bad = pod("bad", "10.0.0.8");
+    bad["metadata"]["labels"] = json!({"a": 1});
+    fake.put(PODS, bad);
+    let kept = until(&mut source, |it| !it.problems.is_empty()).await;
+    let ip: std::net::IpAddr = "10.0.0.9".parse().unwrap();
+    assert_eq!(kept.world.workload("shop/bad").unwrap().addresses, [ip]);
+    assert!(kept.complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_cannot_be_read_refuses_until_it_can() {
+    let fake = Fake::new();
+    fake.serve("authorizationpolicies.security.istio.io");
+    fake.put(POLICIES, policy("typo", json!({"rulez": []})));
+    let mut source = source(&fake).await;
+    let refusal =
+        |loaded: &Loaded| format!("{:?}", loaded.world.policies()).contains("refuse: [PolicyRef");
+    let first = source.changed().await;
+    assert!(refusal(&first));
+    // A tenant's mistake is not to close the ways to everywhere else.
+    assert!(first.complete);
+    assert!(
+        complaints(&first)[0]
+            .starts_with("AuthorizationPolicy shop/typo: spec.rulez: unknown field")
+    );
+
+    fake.put(POLICIES, policy("typo", json!({"rules": [{}]})));
+    assert!(!refusal(
+        &until(&mut source, |it| it.problems.is_empty()).await
+    ));
+    fake.put(POLICIES, policy("typo", json!({"rulez": []})));
+    let kept = until(&mut source, |it| !it.problems.is_empty()).await;
+    assert!(!refusal(&kept), "the last good version stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_config_counts_in_our_namespace_alone() {
+    let fake = Fake::new();
+    fake.serve("meshconfigs.isthmus.dev");
+    let config = |namespace: &str, domain: &str| {
+        json!({"apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshConfig",
+            "metadata": {"name": "mesh", "namespace": namespace}, "spec": {"trustDomain": domain}})
+    };
+    fake.put(MESH_CONFIGS, config("shop", "evil.example"));
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    assert_eq!(first.world.mesh().trust_domain.to_string(), "cluster.local");
+    assert!(complaints(&first)[0].starts_with("MeshConfig shop/mesh: metadata.namespace"));
+    fake.put(
+        MESH_CONFIGS,
+        config(crate::config::NAMESPACE, "good.example"),
+    );
+    let domain = |it: &Loaded| it.world.mesh().trust_domain.to_string();
+    until(&mut source, |it| domain(it) == "good.example").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn annotations_choose_neither_place_nor_identity() {
+    let fake = Fake::new();
+    let mut claims = local("claims", "10.0.0.7");
+    claims["metadata"]["annotations"] = json!({
+        "isthmus.dev/netns": "/proc/1/ns/net",
+        "isthmus.dev/cgroup": "/sys/fs/cgroup",
+        "isthmus.dev/trust-domain": "other.example",
+        "isthmus.dev/tls-names": "bank.example.com",
+        "isthmus.dev/status": "not enrolled: a reason that the agent wrote",
+        "isthmus.dev/staus": "a slip",
+    });
+    fake.put(PODS, claims);
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    let workload = first.world.workload("shop/claims").unwrap();
+    assert_eq!(workload.local, None);
+    assert_eq!(
+        workload.identity.to_string(),
+        "spiffe://cluster.local/ns/shop/sa/claims"
+    );
+    assert!(workload.tls_names.is_empty());
+    let fields: Vec<&str> = first.problems.iter().map(|it| it.field.as_str()).collect();
+    let expected = [
+        "metadata.annotations[isthmus.dev/cgroup]",
+        "metadata.annotations[isthmus.dev/netns]",
+        "metadata.annotations[isthmus.dev/staus]",
+        "metadata.annotations[isthmus.dev/tls-names]",
+        "metadata.annotations[isthmus.dev/trust-domain]",
+        "metadata.uid",
+    ];
+    assert_eq!(fields, expected);
+    // Where other pods are is known all the same; but whose an old enrolment is, is not.
+    assert!(first.complete && !first.all_found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_a_sandbox_is_no_problem_while_it_starts() {
+    let fake = Fake::new();
+    let mut starting = local("starting", "");
+    starting["status"] = json!({"phase": "Pending"});
+    fake.put(PODS, starting);
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    assert!(names(&first).contains(&"starting"));
+    assert_eq!(complaints(&first), Vec::<String>::new());
+    assert!(first.all_found);
+    fake.put(PODS, local("starting", "10.0.0.7"));
+    let running = until(&mut source, |it| !it.problems.is_empty()).await;
+    assert!(
+        complaints(&running)[0].starts_with("Pod shop/starting: metadata.uid: no control group")
+    );
+    assert!(!running.all_found);
+}
+
+fn read(pod: Value) -> model::Pod {
+    let body = serde_json::from_value(pod).unwrap();
+    super::super::pod::read(body, &mut Default::default()).unwrap()
+}
+
+#[test]
+fn where_the_node_has_a_pod_it_is_enrolled() {
+    let mut starting = local("web", "");
+    starting["status"] = json!({"phase": "Pending"});
+    let mut pod = read(starting);
+    let seen = Seen {
+        local: model::LocalPod {
+            netns: "/run/netns/cni-1".into(),
+            cgroup: "/cg/pod1".into(),
+        },
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+    };
+    pod.place = Place::Seen(Some(Box::new(seen.clone())));
+    let origin = model::Origin::api();
+    let objects = model::Objects {
+        pods: vec![Sourced {
+            object: pod,
+            origin,
+        }],
+        ..model::Objects::default()
+    };
+    let built = model::build([&objects], "node-a", None);
+    let workload = built.world.workload("shop/web").unwrap();
+    assert_eq!(workload.local.as_ref(), Some(&seen.local));
+    assert_eq!(workload.addresses, seen.addresses);
+    assert_eq!(workload.kube_uid.as_deref(), Some("uid-of-web"));
+}
+
+#[test]
+fn a_mirror_has_the_uid_that_the_kubelet_knows() {
+    let mut mirror = local("static", "10.0.0.1");
+    let uid = "0123456789abcdef0123456789abcdef";
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": uid});
+    assert_eq!(read(mirror.clone()).kube_uid.as_deref(), Some(uid));
+    // The UID of another pod, and a way out of the folder.
+    for stolen in [
+        "f8b1c2d4-0000-4000-8000-000000000000",
+        "../../../etc/0123456789abcdef012",
+    ] {
+        mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": stolen});
+        assert_eq!(
+            read(mirror.clone()).kube_uid.as_deref(),
+            Some("uid-of-static")
+        );
+    }
+}
