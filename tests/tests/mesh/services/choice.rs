@@ -233,6 +233,39 @@ fn terminating_endpoints_serve_for_want_of_others() -> Result<()> {
     Ok(())
 }
 
+/// Connections that stay open are dealt out evenly: with one worker to count them, to the
+/// last one, which chance alone would do once in 2^15 times.
+#[test]
+fn open_connections_weigh() -> Result<()> {
+    let pair = Pair::prepare()?;
+    pair.mesh.mtls(Mtls::Strict)?;
+    pair.a.set_options(&["--workers", "1"]);
+    pair.start_agents()?;
+    let servers = servers(&pair.b, &pair.a, ["one", "two"])?;
+    let [one, two] = [0, 1].map(|n| servers[n].0.v4(8080));
+    pair.a
+        .after(|| write(&pair.mesh, "", &[(one, ""), (two, "")]))?;
+    let mut held = Vec::new();
+    // After every second one both have as many.
+    for both in 1..=15 {
+        for _ in 0..2 {
+            let client = pair.client.start(&format!("connect {} --hold", shop()))?;
+            client.wait_line(|line| line == "holding")?;
+            held.push(client);
+        }
+        let all = pair.a.cli("connections")?;
+        let all = all.as_array().context("a list")?;
+        let to = |addr: SocketAddr| {
+            let addr = addr.to_string();
+            all.iter()
+                .filter(|it| it["upstream"] == addr.as_str())
+                .count()
+        };
+        ensure!((to(one), to(two)) == (both, both), "{all:#?}");
+    }
+    Ok(())
+}
+
 /// One dead application among three: not one of a hundred connections fails.
 #[test]
 fn a_dead_endpoint_among_three_costs_no_connection() -> Result<()> {
