@@ -1,5 +1,7 @@
 //! Services: a cluster IP leads to a ready endpoint, or to a reset with its reason.
 
+mod choice;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

@@ -58,6 +58,10 @@ fn sources() -> Vec<Objects> {
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.96.0.50, ports: [{{port: 80}}]}}\n"
         )
     };
+    let external = |name: &str, ip: &str| {
+        let named = service(name).replace("10.96.0.50", ip);
+        named.replace("spec: {", "spec: {externalIPs: [198.51.100.1, 10.1.0.20], ")
+    };
     let rule = |name: &str, mode: &str| {
         format!(
             "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: istio-system}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
@@ -73,6 +77,8 @@ fn sources() -> Vec<Objects> {
         service("first"),
         service("second"),
         service("first"),
+        external("third", "10.96.0.51"),
+        external("fourth", "10.96.0.52"),
         rule("b", "STRICT"),
         rule("a", "PERMISSIVE"),
         mesh_config("a.example"),
