@@ -31,7 +31,7 @@ use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::FolderSource;
-use crate::intercept::{self, Interceptor};
+use crate::intercept::{self, Interceptor, KubeletCgroup};
 use crate::netns::NetnsThread;
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
@@ -62,6 +62,8 @@ pub struct Options {
     /// The cgroup v2 directory to which the kernel programs attach, parent of
     /// every pod's cgroup.
     pub pods_cgroup: PathBuf,
+    /// Whose probes reach the pods whatever their policy.
+    pub kubelet: KubeletCgroup,
     /// Where maps and links are pinned, on a bpffs.
     pub pin_dir: PathBuf,
     /// Where the unix socket is.
@@ -145,6 +147,7 @@ pub async fn run(
         pods_cgroup: options.pods_cgroup.clone(),
         pin_dir: options.pin_dir.clone(),
         agent_cgroup: None,
+        kubelet: options.kubelet.clone(),
     })?;
     let interceptor = Arc::new(interceptor);
     tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
