@@ -1,6 +1,7 @@
 //! cgroup_skb ingress and egress on the pods cgroup: drops what would cross an
-//! enrolled pod's border without the agent, but for the kubelet's probes. The pod is told by its cgroup, as
-//! the netns cookie is known here from Linux 6.15 only.
+//! enrolled pod's border without the agent, but for the kubelet's probes. The
+//! pod is told by its cgroup, as the netns cookie is known here from Linux 6.15
+//! only.
 
 use crate::level;
 use crate::maps::CGROUPS;
