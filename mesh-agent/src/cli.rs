@@ -47,7 +47,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent of this node in the foreground.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Everything that looks at an agent, or after it.
     #[command(flatten)]
     Tool(Tool),

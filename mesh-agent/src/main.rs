@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match Cli::parse().command {
-        Command::Run(args) => agent(args),
+        Command::Run(args) => agent(*args),
         Command::Tool(tool) => report(use_tool(&tool)),
     }
 }
