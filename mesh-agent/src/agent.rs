@@ -32,7 +32,7 @@ use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
-use crate::intercept::{self, Interceptor};
+use crate::intercept::{self, Interceptor, KubeletCgroup};
 use crate::netns::NetnsThread;
 use crate::node::{Sandboxes, chain};
 use crate::observe::logging::LogQueue;
@@ -64,6 +64,8 @@ pub struct Options {
     /// The cgroup v2 directory to which the kernel programs attach, parent of
     /// every pod's cgroup.
     pub pods_cgroup: PathBuf,
+    /// Whose probes reach the pods whatever their policy.
+    pub kubelet: KubeletCgroup,
     /// Where maps and links are pinned, on a bpffs.
     pub pin_dir: PathBuf,
     /// Where the unix socket is.
@@ -171,6 +173,7 @@ pub async fn run(
         pods_cgroup: options.pods_cgroup.clone(),
         pin_dir: options.pin_dir.clone(),
         agent_cgroup: None,
+        kubelet: options.kubelet.clone(),
     })?;
     let interceptor = Arc::new(interceptor);
     tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,7 @@ mod enrol;
 mod error;
 mod events;
 pub mod features;
+mod kubelet;
 mod links;
 mod object;
 mod pins;
@@ -46,6 +47,7 @@ pub use cgroup::cgroup2_mount;
 pub use counters::Counters;
 pub use error::InterceptError;
 pub use events::{EventStream, KernelEvent, KernelEvents};
+pub use kubelet::{KubeletCgroup, KubeletError};
 pub use links::Attachment;
 pub use object::is_embedded;
 pub use pins::remove_all;
@@ -71,6 +73,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// The cgroup v2 directory of the agent; found when it is not given.
     pub agent_cgroup: Option<PathBuf>,
+    /// Whose probes are let through to the pods.
+    pub kubelet: KubeletCgroup,
 }
 
 /// A pod that is to be handed to the agent.
@@ -104,6 +108,7 @@ pub struct Interceptor {
     events: Mutex<Option<EventStream>>,
     links: Mutex<links::Held>,
     agent_cgroup: PathBuf,
+    kubelet: Mutex<kubelet::Known>,
     /// [`mesh_common::maps::Meta::pods_level`] as a program found it; 0 until then.
     pods_level: AtomicU32,
 }
@@ -134,7 +139,7 @@ impl Interceptor {
         links::update_lookups(&programs, options)?;
         held.client_ops = Some(links::attach_to_agent(&programs, &agent_cgroup)?);
         let index = pods::Index::read(&maps)?;
-        Ok(Self {
+        let opened = Self {
             options: options.clone(),
             programs,
             maps,
@@ -142,8 +147,22 @@ impl Interceptor {
             events: Mutex::new(Some(EventStream::new(events))),
             links: Mutex::new(held),
             agent_cgroup,
+            kubelet: Mutex::default(),
             pods_level: AtomicU32::new(0),
-        })
+        };
+        opened.first_look_at_kubelet()?;
+        Ok(opened)
+    }
+
+    /// Marks a socket as the agent's, and those that it will accept. To be called before it
+    /// connects out of a pod's namespace: where the agent itself is below the pods cgroup,
+    /// the programs let no other foreigner through, and would show its sockets the peers
+    /// that applications are shown.
+    ///
+    /// # Errors
+    /// Those of the kernel, which may lack memory for it.
+    pub fn claim_socket(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        sys::update(self.maps.agent_sockets.as_fd(), &socket.as_raw_fd(), &1u32)
     }
 
     /// Where a connection that the agent has accepted in the namespace `netns`
@@ -169,7 +188,6 @@ impl Interceptor {
     /// # Errors
     /// Those of the kernel, which may lack memory for it.
     pub fn publish_client(&self, socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
         let value = Client {
             ip: ip_of(client.0.ip()),
             port: client.0.port(),

@@ -34,11 +34,14 @@ pub enum Counter {
     EgressUnreadable = 12,
     /// Events not sent, since a CPU had used up its budget or the ring was full.
     EventsSuppressed = 13,
+    /// First packets of the kubelet's connections to pods, let through to the
+    /// application: one of every probe, and its repetitions.
+    Probe = 14,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// All of them, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -56,6 +59,7 @@ impl Counter {
         Self::EgressStrict,
         Self::EgressUnreadable,
         Self::EventsSuppressed,
+        Self::Probe,
     ];
 
     /// A stable name for output and metric labels.
@@ -75,6 +79,7 @@ impl Counter {
             Self::EgressStrict => "guard_egress_strict",
             Self::EgressUnreadable => "guard_egress_unreadable",
             Self::EventsSuppressed => "events_suppressed",
+            Self::Probe => "probe",
         }
     }
 }

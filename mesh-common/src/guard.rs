@@ -1,7 +1,7 @@
 //! The guard's decision: what TCP of an enrolled pod may cross the pod's border
 //! without the agent. Asked by the cgroup_skb programs for packets that are not
-//! on the loopback interface. The agent's own sockets are outside the pods
-//! cgroup and never come here.
+//! on the loopback interface. The agent's own sockets are
+//! in no enrolled pod's cgroup, whatever namespace they are in, and are let pass.
 
 use crate::maps::CGROUP_STRICT;
 

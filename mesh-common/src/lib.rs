@@ -12,8 +12,9 @@ pub mod guard;
 pub mod ip;
 pub mod maps;
 pub mod names;
+pub mod probe;
 
 /// Version of the map shapes and of their meaning. Raise it with every change
 /// that an older kernel program or agent would misread: an agent refuses to
 /// take over pins of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

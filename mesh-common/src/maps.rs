@@ -14,6 +14,9 @@ pub const MAX_LISTENERS: usize = 2 * MAX_PODS;
 pub const MAX_DESTINATIONS: usize = 65_536;
 /// Connections of the agent towards applications whose client is remembered.
 pub const MAX_CLIENTS: usize = 65_536;
+/// Connections of the kubelet that are remembered. It has a few open for each
+/// pod; of those that ended, the least recently used go first.
+pub const MAX_PROBES: usize = 8192;
 /// Bytes of the ring of events; a power of two and a multiple of the page size.
 pub const EVENTS_BYTES: usize = 256 * 1024;
 
@@ -116,6 +119,33 @@ pub struct Client {
     pub reserved: [u8; 2],
 }
 
+/// A TCP connection between the kubelet and a pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// The kubelet's address.
+    pub kubelet: Ip,
+    /// The pod's address.
+    pub pod: Ip,
+    /// The kubelet's port, host order.
+    pub kubelet_port: u16,
+    /// The pod's port, host order.
+    pub pod_port: u16,
+}
+
+/// What the kernel knows of a connection that the kubelet has opened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// When it called connect(): nanoseconds since boot, without suspend
+    /// (`CLOCK_MONOTONIC`).
+    pub at_ns: u64,
+    /// Not 0 once the kubelet's socket is closed; the pod's may not be yet.
+    pub closed: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// The single entry of the meta map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +192,12 @@ const _: () = {
     assert!(offset_of!(Destination, port) == 24);
     assert!(size_of::<Client>() == 20);
     assert!(offset_of!(Client, port) == 16);
+    assert!(size_of::<Tuple>() == 36);
+    assert!(offset_of!(Tuple, pod) == 16);
+    assert!(offset_of!(Tuple, kubelet_port) == 32);
+    assert!(offset_of!(Tuple, pod_port) == 34);
+    assert!(size_of::<Probe>() == 16);
+    assert!(offset_of!(Probe, closed) == 8);
     assert!(size_of::<Meta>() == 24);
     assert!(offset_of!(Meta, abi_version) == 8);
     assert!(offset_of!(Meta, pods_level) == 12);
@@ -186,6 +222,10 @@ mod user {
     unsafe impl aya::Pod for Destination {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Client {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Tuple {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Probe {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Meta {}
     // SAFETY: as for `Pod`.

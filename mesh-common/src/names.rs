@@ -15,6 +15,8 @@ pub const PEERNAME6: &str = "isthmus_peer6";
 pub const SOCK_OPS: &str = "isthmus_sockops";
 /// sock_ops on the agent's cgroup: publishes clients by source.
 pub const CLIENT_OPS: &str = "isthmus_clients";
+/// sock_ops on the kubelet's cgroup: writes down the tuples of its connections.
+pub const KUBELET_OPS: &str = "isthmus_kubelet";
 /// sk_lookup in every enrolled pod's namespace: hands inbound to the agent.
 pub const SK_LOOKUP: &str = "isthmus_lookup";
 /// cgroup_skb ingress: the guard on what arrives.
@@ -36,6 +38,11 @@ pub const CLIENT_OF: &str = "isthmus_client";
 pub const CLIENTS: &str = "isthmus_realip";
 /// Sockhash: own [`crate::ip::Ip`] → the agent's listener in that pod.
 pub const LISTENERS: &str = "isthmus_listen";
+/// Socket storage of the agent's sockets, inherited by those that they accept: u32.
+/// Only who holds the map can write it, so that it says whose a socket is.
+pub const AGENT_SOCKETS: &str = "isthmus_agent";
+/// LRU hash: [`crate::maps::Tuple`] → [`crate::maps::Probe`].
+pub const PROBES: &str = "isthmus_probes";
 /// Per-CPU array: [`crate::counters::Counter`] → u64.
 pub const COUNTERS: &str = "isthmus_count";
 /// Per-CPU array of one [`crate::maps::EventBudget`].
@@ -48,7 +55,7 @@ pub const META: &str = "isthmus_meta";
 /// Every map that is pinned, and so outlives the agent. The ring of events is
 /// not: two agents that overlap in an upgrade would read it from under each
 /// other.
-pub const PINNED_MAPS: [&str; 10] = [
+pub const PINNED_MAPS: [&str; 12] = [
     PODS,
     CGROUPS,
     DESTINATIONS,
@@ -56,6 +63,8 @@ pub const PINNED_MAPS: [&str; 10] = [
     CLIENT_OF,
     CLIENTS,
     LISTENERS,
+    AGENT_SOCKETS,
+    PROBES,
     COUNTERS,
     EVENT_BUDGET,
     META,
@@ -65,5 +74,7 @@ pub const PINNED_MAPS: [&str; 10] = [
 pub const MAPS_DIR: &str = "maps";
 /// Directory of pinned links below the pin directory.
 pub const LINKS_DIR: &str = "links";
+/// The pinned link on the kubelet's cgroup.
+pub const KUBELET_LINK: &str = "kubelet";
 /// Prefix of a pinned sk_lookup link; the pod's netns cookie follows in decimal.
 pub const LOOKUP_LINK_PREFIX: &str = "sk_lookup_";

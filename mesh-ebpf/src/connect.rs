@@ -4,7 +4,7 @@
 //! `sendmsg()`, and for the first subflow of an MPTCP socket.
 
 use crate::level;
-use crate::maps::{ORIGINAL, PODS, storage_ptr};
+use crate::maps::{AGENT_SOCKETS, ORIGINAL, PODS, storage_ptr};
 use crate::report;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
@@ -111,6 +111,10 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
             report::count(Counter::Redirected);
             Outcome::Redirect(own, to)
         }
+        // The agent connects from the pods' namespaces, and in a cluster it is in a
+        // pod's cgroup itself.
+        // SAFETY: `sk` is the context's socket.
+        Verdict::ForeignCgroup if unsafe { AGENT_SOCKETS.contains(sk) } => Outcome::Untouched,
         Verdict::ForeignCgroup => {
             let event = event(netns_cookie, pod, ip, port);
             report::tell(Counter::RefusedForeignCgroup, event);

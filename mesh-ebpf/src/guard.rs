@@ -1,9 +1,11 @@
 //! cgroup_skb ingress and egress on the pods cgroup: drops what would cross an
-//! enrolled pod's border without the agent. The pod is told by its cgroup, as
-//! the netns cookie is known here from Linux 6.15 only.
+//! enrolled pod's border without the agent, but for the kubelet's probes. The
+//! pod is told by its cgroup, as the netns cookie is known here from Linux 6.15
+//! only.
 
 use crate::level;
 use crate::maps::CGROUPS;
+use crate::probe;
 use crate::report;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes};
@@ -15,7 +17,7 @@ use mesh_common::guard::{
     Ipv6Next, Segment, Transport, Verdict, decide, ipv4_transport, ipv6_step, segment,
 };
 use mesh_common::ip::Ip;
-use mesh_common::maps::{Cgroup, MAX_DEPTH};
+use mesh_common::maps::{Cgroup, MAX_DEPTH, Tuple};
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
@@ -78,18 +80,33 @@ pub fn guard(ctx: &SkBuffContext, direction: &Direction) -> i32 {
         Transport::Tcp { offset, len } => read_segment(skb, offset, len),
         _ => (None, [0; 2]),
     };
-    let counter = match decide(pod.flags, segment) {
-        Verdict::Pass => return PASS,
-        Verdict::DropNewConnection => direction.new_connection,
-        Verdict::DropStrict => direction.strict,
-        Verdict::DropUnreadable => direction.unreadable,
-    };
+    let verdict = decide(pod.flags, segment);
+    if verdict == Verdict::Pass {
+        return PASS;
+    }
     let (source, destination) = addresses(skb, v4);
     let [source_port, destination_port] = ports;
     let (local, remote) = if direction.ingress {
         ((destination, destination_port), (source, source_port))
     } else {
         ((source, source_port), (destination, destination_port))
+    };
+    let tuple = || Tuple {
+        kubelet: remote.0,
+        pod: local.0,
+        kubelet_port: remote.1,
+        pod_port: local.1,
+    };
+    let counter = match verdict {
+        // A pod opens no connection to the kubelet as its answer to a probe.
+        Verdict::DropNewConnection if direction.ingress && probe::opens_now(tuple()) => {
+            return PASS;
+        }
+        Verdict::DropStrict if probe::is_known(tuple()) => return PASS,
+        Verdict::Pass => return PASS,
+        Verdict::DropNewConnection => direction.new_connection,
+        Verdict::DropStrict => direction.strict,
+        Verdict::DropUnreadable => direction.unreadable,
     };
     let event = Event {
         at_ns: 0,

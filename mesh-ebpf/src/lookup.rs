@@ -1,8 +1,9 @@
 //! sk_lookup in an enrolled pod's namespace: TCP from outside goes to the
-//! agent's listener, whatever port it asks for. Runs where no established
-//! connection takes the packet.
+//! agent's listener, whatever port it asks for, and the kubelet's probes to the
+//! application. Runs where no established connection takes the packet.
 
 use crate::maps::LISTENERS;
+use crate::probe;
 use crate::report;
 use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release};
@@ -10,6 +11,7 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::connect::IPPROTO_TCP;
 use mesh_common::counters::Counter;
 use mesh_common::ip::{Ip, is_local};
+use mesh_common::maps::Tuple;
 
 /// Go on as if the program were not there, or with the socket it has chosen.
 const PASS: u32 = 1;
@@ -29,6 +31,10 @@ pub fn inbound(ctx: &SkLookupContext) -> u32 {
     }
     let (remote, local) = ends(lookup);
     if is_local(&remote, &local) {
+        return PASS;
+    }
+    if probe::opens_now(tuple(lookup, remote, local)) {
+        report::count(Counter::Probe);
         return PASS;
     }
     let map = LISTENERS.as_ptr();
@@ -51,6 +57,24 @@ pub fn inbound(ctx: &SkLookupContext) -> u32 {
     }
     report::count(Counter::Inbound);
     PASS
+}
+
+/// The connection, if `remote` is the kubelet.
+#[inline(always)]
+fn tuple(lookup: *const bpf_sk_lookup, remote: Ip, local: Ip) -> Tuple {
+    // SAFETY: `lookup` is the program's context. The remote port is in network
+    // order, in the lower half of the word on every machine; the local one in
+    // host order.
+    let (kubelet_port, pod_port) = unsafe {
+        let remote_port = (&raw const (*lookup).remote_port).read_volatile();
+        (u16::from_be(remote_port), (*lookup).local_port as u16)
+    };
+    Tuple {
+        kubelet: remote,
+        pod: local,
+        kubelet_port,
+        pod_port,
+    }
 }
 
 #[inline(always)]

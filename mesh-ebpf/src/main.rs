@@ -1,5 +1,5 @@
 //! The kernel side of the mesh: programs on the pods' cgroup, on the agent's
-//! cgroup and in the pods' network namespaces. The agent's `intercept` module
+//! and the kubelet's cgroups and in the pods' network namespaces. The agent's `intercept` module
 //! loads and attaches them. Each entry point below says where it is attached
 //! and hands over to its module; the decisions are `mesh_common`'s.
 #![no_std]
@@ -11,6 +11,7 @@ mod level;
 mod lookup;
 mod maps;
 mod peername;
+mod probe;
 mod report;
 mod sockops;
 
@@ -51,6 +52,12 @@ pub fn isthmus_sockops(ctx: SockOpsContext) -> u32 {
 #[sock_ops]
 pub fn isthmus_clients(ctx: SockOpsContext) -> u32 {
     sockops::agent_connects(&ctx)
+}
+
+/// The kubelet's cgroup, TCP events.
+#[sock_ops]
+pub fn isthmus_kubelet(ctx: SockOpsContext) -> u32 {
+    probe::kubelet_event(&ctx)
 }
 
 /// Every enrolled pod's network namespace, lookup of a socket for a packet.

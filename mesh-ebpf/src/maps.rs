@@ -1,8 +1,10 @@
 //! The maps, under the names of `mesh_common::names` (attributes take literals
 //! only, so they are spelled out here; loading fails where the two differ).
 
-use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SOCKHASH;
+use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_SOCKHASH};
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_sock};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use core::ptr;
@@ -11,7 +13,7 @@ use mesh_common::event::Event;
 use mesh_common::ip::Ip;
 use mesh_common::maps::{
     Cgroup, Client, Destination, EVENTS_BYTES, Endpoint, EventBudget, MAX_CLIENTS,
-    MAX_DESTINATIONS, MAX_LISTENERS, MAX_PODS, Meta, Pod,
+    MAX_DESTINATIONS, MAX_LISTENERS, MAX_PODS, MAX_PROBES, Meta, Pod, Probe, Tuple,
 };
 
 /// Netns cookie → pod.
@@ -41,6 +43,14 @@ pub static CLIENTS: LruHashMap<Endpoint, Client, MAX_CLIENTS> = LruHashMap::new(
 /// A pod's own address → the agent's listener in that pod.
 #[btf_map(name = "isthmus_listen")]
 pub static LISTENERS: ListenerHash = ListenerHash::new();
+
+/// Sockets that are the agent's.
+#[btf_map(name = "isthmus_agent")]
+pub static AGENT_SOCKETS: AgentSockets = AgentSockets::new();
+
+/// Connection that the kubelet has opened → when, and whether it closed it.
+#[btf_map(name = "isthmus_probes")]
+pub static PROBES: LruHashMap<Tuple, Probe, MAX_PROBES> = LruHashMap::new();
 
 /// Counter → count on this CPU.
 #[btf_map(name = "isthmus_count")]
@@ -88,6 +98,45 @@ impl ListenerHash {
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut c_void {
         ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// A socket storage whose values go over to the sockets that a listener accepts;
+/// aya-ebpf's has no such flag.
+#[repr(C)]
+pub struct AgentSockets {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const u32,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: a definition for the loader; nothing is ever read through it.
+unsafe impl Sync for AgentSockets {}
+
+impl AgentSockets {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// Whether the socket is the agent's.
+    ///
+    /// # Safety
+    /// `sk` is the socket of the program's context, and the verifier knows that
+    /// it is not null.
+    #[inline(always)]
+    pub unsafe fn contains(&self, sk: *mut bpf_sock) -> bool {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the caller's promise; nothing is created.
+        let found = unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), 0) };
+        !found.is_null()
     }
 }
 

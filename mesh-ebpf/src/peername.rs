@@ -3,7 +3,7 @@
 //! of the agent (inbound). `accept()`'s address comes from the same hook.
 
 use crate::connect::{port_of, user_ip6, write_user_ip6};
-use crate::maps::{CLIENTS, ORIGINAL};
+use crate::maps::{AGENT_SOCKETS, CLIENTS, ORIGINAL};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
@@ -68,9 +68,12 @@ fn shown(ctx: &SockAddrContext, peer: Ip) -> Option<(Ip, u16)> {
     // SAFETY: an entry is written once, before the connection exists. Were it
     // evicted and its memory reused while it is read, a wrong address would be
     // shown; nothing decides by it.
-    unsafe {
-        CLIENTS
-            .get(Endpoint::new(netns_cookie, peer, port))
-            .map(|client| (client.ip, client.port))
+    let client = unsafe { CLIENTS.get(Endpoint::new(netns_cookie, peer, port)) }?;
+    // An agent in the pods cgroup is to see who really connected: another
+    // connection from the same port may be the agent's own, with a client.
+    // SAFETY: `addr` is the program's context, and its socket is never null.
+    if unsafe { AGENT_SOCKETS.contains((*addr).__bindgen_anon_1.sk) } {
+        return None;
     }
+    Some((client.ip, client.port))
 }

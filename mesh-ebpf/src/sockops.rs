@@ -14,8 +14,8 @@ use mesh_common::ip::Ip;
 use mesh_common::maps::{Client, Destination, Endpoint};
 
 /// What the programs return; the kernel only asks that it be no error.
-const DONE: u32 = 1;
-const AF_INET: u32 = 2;
+pub const DONE: u32 = 1;
+pub const AF_INET: u32 = 2;
 
 /// A pod's socket: the agent finds the original destination by its source.
 #[inline(always)]
@@ -23,10 +23,14 @@ pub fn pod_connects(ctx: &SockOpsContext) -> u32 {
     if ctx.op() != BPF_SOCK_OPS_TCP_CONNECT_CB {
         return DONE;
     }
-    // A port that the agent once used towards an application may now be an
-    // application's own.
     let source = source(ctx.ops);
-    let _absent = CLIENTS.remove(source);
+    // An agent in the pods cgroup, whose own program has published the client by
+    // now: a cgroup's programs run before those of the cgroups above it.
+    if stored::<Client>(ctx.ops, &CLIENT_OF).is_none() {
+        // A port that the agent once used towards an application may now be an
+        // application's own.
+        let _absent = CLIENTS.remove(source);
+    }
     let Some(wanted) = stored::<Destination>(ctx.ops, &ORIGINAL) else {
         // Nor may a connection straight to the agent's listener find what an
         // earlier one from the same port has left untaken.
@@ -76,6 +80,15 @@ fn stored<T>(ops: *mut bpf_sock_ops, map: &'static SkStorage<T>) -> Option<*mut 
 /// give the same key.
 #[inline(always)]
 fn source(ops: *mut bpf_sock_ops) -> Endpoint {
+    let (ip, port) = local(ops);
+    // SAFETY: `ops` is the program's context.
+    let netns_cookie = unsafe { bpf_get_netns_cookie(ops.cast()) };
+    Endpoint::new(netns_cookie, ip, port)
+}
+
+/// The socket's own address and port.
+#[inline(always)]
+pub fn local(ops: *const bpf_sock_ops) -> (Ip, u16) {
     // SAFETY: `ops` is the program's context. Word by word and volatile, since
     // the verifier refuses merged accesses.
     unsafe {
@@ -89,7 +102,6 @@ fn source(ops: *mut bpf_sock_ops) -> Endpoint {
                 (&raw const (*ops).local_ip6[3]).read_volatile(),
             ])
         };
-        let netns_cookie = bpf_get_netns_cookie(ops.cast());
-        Endpoint::new(netns_cookie, ip, (*ops).local_port as u16)
+        (ip, (*ops).local_port as u16)
     }
 }

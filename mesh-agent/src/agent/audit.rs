@@ -98,7 +98,8 @@ impl Auditor {
             self.listener(uid, pod, &world, found).await;
             let due = scope == Scope::All || found.changed() || self.sockets.is_due(pod, number);
             if due {
-                self.sockets.examine(&self.thread, pod, found).await;
+                let kernel = &self.shared.interceptor;
+                self.sockets.examine(kernel, &self.thread, pod, found).await;
             } else {
                 self.sockets.repeat(pod, found);
             }
@@ -169,6 +170,10 @@ impl Auditor {
         let mend = |repairs: &Repairs<'_>, faults: &[Fault]| repairs.node(faults);
         let mut node = Examined::node();
         settle(&mut node, &mut leave, looked, mend);
+        drop(leave);
+        // Shown with the problems: pods are covered without probes too.
+        let _known = kernel.tend_kubelet();
+        let mut leave = Leave::new(kernel);
         let mut examined = Vec::with_capacity(pods.len());
         for (uid, pod) in pods {
             let workload = pod.workload();

@@ -7,6 +7,7 @@ mod leave;
 mod mode;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -16,7 +17,8 @@ use super::Options;
 use super::authority::Identities;
 use super::plan::{Plan, plan};
 use crate::config::{Loaded, Problem};
-use crate::model::{Workload, World};
+use crate::intercept::KubeletError;
+use crate::model::{Severity, Workload, World};
 use crate::netns::NetnsThread;
 use crate::proxy::{self, Pod, Shared, Workers};
 
@@ -201,7 +203,9 @@ impl Fleet {
         let pending = pending
             .into_iter()
             .flat_map(|(_, refused)| &refused.problems);
-        state.problems.iter().chain(pending).cloned().collect()
+        let probes = self.shared.interceptor.kubelet_error().map(without_probes);
+        let all = state.problems.iter().chain(pending).cloned();
+        all.chain(probes).collect()
     }
 
     /// Connections that enrolment under STRICT reset, since the start.
@@ -309,5 +313,17 @@ impl Fleet {
         state.pending.insert(uid, refused);
         drop(state);
         self.tell();
+    }
+}
+
+/// Why the kubelet's probes do not reach the pods.
+fn without_probes(error: KubeletError) -> Problem {
+    Problem {
+        file: PathBuf::from("mesh-agent run"),
+        object: None,
+        field: "--kubelet-cgroup".to_owned(),
+        message: "no probe of the kubelet reaches a STRICT pod".to_owned(),
+        cure: error.to_string(),
+        severity: Severity::Error,
     }
 }

@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::agent::{Authority, Options, SourceSettings};
 use crate::ca::client::RemoteSettings;
+use crate::intercept::KubeletCgroup;
 use crate::node::chain;
 use crate::node::cni::SOCKET;
 use crate::observe::logging;
@@ -39,6 +40,10 @@ pub struct RunArgs {
     /// Control group (v2) that holds all pods [default: the kubelet's].
     #[arg(long, value_name = "DIR")]
     pub pods_cgroup: Option<PathBuf>,
+    /// Control group (v2) of the kubelet, whose probes reach the pods whatever their policy;
+    /// whatever else is in it does too [default: no probes from a folder].
+    #[arg(long, value_name = "DIR")]
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Where eBPF links and maps are pinned.
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_PIN_DIR)]
     pub pin_dir: PathBuf,
@@ -135,6 +140,9 @@ impl RunArgs {
             certificates: self.certificates,
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
+            kubelet: self
+                .kubelet_cgroup
+                .map_or_else(KubeletCgroup::default, KubeletCgroup::At),
             workers: self.workers.unwrap_or_else(defaults::workers),
             // Without a folder the command line's rules want the API.
             source: self

@@ -65,16 +65,87 @@ pub(super) fn ids_within(cgroup: &Path) -> io::Result<Vec<u64>> {
     Ok(ids)
 }
 
+/// Those of `pids` that are in the cgroup itself, as this process' own pid namespace
+/// numbers them.
+pub(super) fn holds(cgroup: &Path, pids: &[u32]) -> io::Result<Vec<u32>> {
+    match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Ok(procs) => {
+            let procs = procs.lines().filter_map(|line| line.parse().ok());
+            Ok(procs.filter(|pid| pids.contains(pid)).collect())
+        }
+        // A threaded cgroup, whose processes are listed above it.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// In which cgroup each of `pids` is, of those at and below `root`; not below the one with
+/// the id `but`. The paths that /proc tells are no help: they are relative to the reader's
+/// cgroup namespace, whose own place in the mounted tree it hides.
+pub(super) fn homes(
+    root: &Path,
+    pids: &[u32],
+    but: Option<u64>,
+) -> io::Result<Vec<(u32, PathBuf)>> {
+    let mut found = Vec::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let look = || -> io::Result<(Vec<u32>, Vec<PathBuf>)> {
+            let mut below = Vec::new();
+            if Some(fs::metadata(&directory)?.ino()) == but {
+                return Ok((Vec::new(), below));
+            }
+            for entry in fs::read_dir(&directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    below.push(entry.path());
+                }
+            }
+            Ok((holds(&directory, pids)?, below))
+        };
+        match look() {
+            Ok((held, below)) => {
+                found.extend(held.into_iter().map(|pid| (pid, directory.clone())));
+                pending.extend(below);
+            }
+            // Removed since it was listed.
+            Err(error) if directory != root && is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
 /// The cgroup v2 directory that the calling process is in, or one above it.
 pub(super) fn own() -> Result<PathBuf, InterceptError> {
     let cgroups =
         fs::read_to_string("/proc/self/cgroup").tried(|| "read /proc/self/cgroup".to_owned())?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")
         .tried(|| "read /proc/self/mountinfo".to_owned())?;
-    own_from(&cgroups, &mounts)
+    let told = own_from(&cgroups, &mounts);
+    let pid = [std::process::id()];
+    if let Ok(told) = &told
+        && holds(told, &pid).is_ok_and(|found| !found.is_empty())
+    {
+        return Ok(told.clone());
+    }
+    // In a cgroup namespace, with the host's hierarchy mounted: it is somewhere below.
+    let found = mount(&mounts).and_then(|(_, point)| {
+        let homes = homes(&PathBuf::from(unescape(point)), &pid, None);
+        homes.ok()?.pop()
+    });
+    match found {
+        Some((_, found)) => Ok(found),
+        None => told,
+    }
 }
 
-/// Where the cgroup v2 hierarchy is mounted; `None` where it is not.
+/// Where the cgroup v2 hierarchy is mounted: of several mounts the one that shows most of
+/// it, which in a container is the host's. `None` where there is none.
 ///
 /// # Errors
 /// When the mount table cannot be read.
@@ -95,16 +166,31 @@ fn unescape(text: &str) -> String {
     ESCAPES.iter().fold(text.to_owned(), undo)
 }
 
-/// The first mount of the cgroup v2 hierarchy, as (root, mount point).
+/// The mount of the cgroup v2 hierarchy that shows most of it, as (root, mount point). A
+/// root such as `/../..` is above the cgroup namespace's own, and the more so the longer;
+/// of the others, the shortest shows most. Of two at one mount point, the later one hides
+/// the earlier.
 pub(super) fn mount(mountinfo: &str) -> Option<(&str, &str)> {
-    mountinfo.lines().find_map(|line| {
+    let mut mounts: Vec<(&str, &str)> = Vec::new();
+    for line in mountinfo.lines() {
         // proc_pid_mountinfo(5): id, parent, device, root, mount point, options,
         // optional fields, a dash, type.
         let (head, tail) = line.split_once(" - ")?;
         let mut fields = head.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        (tail.split(' ').next()? == "cgroup2").then_some((root, point))
-    })
+        mounts.retain(|(_, hidden)| *hidden != point);
+        if tail.split(' ').next()? == "cgroup2" {
+            mounts.push((root, point));
+        }
+    }
+    let components = |root: &str| root.split('/').filter(|name| !name.is_empty()).count();
+    let above = |root: &str| root.split('/').filter(|name| *name == "..").count();
+    let shows = |(root, _): &(&str, &str)| {
+        let above = above(root);
+        (std::cmp::Reverse(above), components(root) - above)
+    };
+    // The first of equals.
+    mounts.into_iter().min_by_key(shows)
 }
 
 fn own_from(cgroups: &str, mountinfo: &str) -> Result<PathBuf, InterceptError> {
@@ -178,6 +264,56 @@ mod tests {
         let mounts = "9 1 0:22 /../../.. /host/cgroup rw - cgroup2 cgroup2 rw\n";
         let own = own_from("0::/\n", mounts).unwrap();
         assert_eq!(own, Path::new("/host/cgroup"));
+    }
+
+    #[test]
+    fn of_several_mounts_the_one_that_shows_most_is_taken() {
+        // A container with a cgroup namespace of its own and a hostPath volume.
+        let mounts = "\
+8 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+9 1 0:22 /../../.. /host/cgroup rw - cgroup2 cgroup2 rw
+";
+        assert_eq!(mount(mounts), Some(("/../../..", "/host/cgroup")));
+        // The same without such a namespace.
+        let mounts = "\
+8 1 0:22 /kubepods/pod1/c /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+9 1 0:22 / /host/cgroup rw - cgroup2 cgroup2 rw
+";
+        assert_eq!(mount(mounts), Some(("/", "/host/cgroup")));
+        // The volume in the very place.
+        let mounts = "\
+8 1 0:22 /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+9 8 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+";
+        assert_eq!(mount(mounts), Some(("/", "/sys/fs/cgroup")));
+        // Hidden by something else.
+        let mounts = "\
+8 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+9 8 0:23 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+";
+        assert_eq!(mount(mounts), None);
+    }
+
+    #[test]
+    fn a_process_is_found_in_the_tree() {
+        let root = tempfile::tempdir().unwrap();
+        let group = |path: &str, procs: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.procs"), procs).unwrap();
+            path
+        };
+        group("", "1\n17\n");
+        let kubelet = group("system/kubelet", "7\n8\n");
+        group("system", "");
+        let pods = group("pods", "");
+        group("pods/one", "0\n9\n");
+        let found = homes(root.path(), &[7, 9, 170], None).unwrap();
+        let one = (9, root.path().join("pods/one"));
+        assert!(found.len() == 2 && found.contains(&one), "{found:?}");
+        let but = fs::metadata(pods).unwrap().ino();
+        let found = homes(root.path(), &[7, 9], Some(but)).unwrap();
+        assert_eq!(found, [(7, kubelet)]);
     }
 
     #[test]

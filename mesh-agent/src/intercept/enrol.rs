@@ -99,6 +99,8 @@ impl Interceptor {
         addresses: &[IpAddr],
     ) -> Result<(), InterceptError> {
         let netns = enrolment.netns_cookie;
+        self.claim_socket(enrolment.listener)
+            .tried(|| "mark the listener as the agent's".to_owned())?;
         let listener = enrolment.listener.as_raw_fd() as u64;
         for address in addresses {
             sys::update(self.maps.listeners.as_fd(), &ip_of(*address), &listener)

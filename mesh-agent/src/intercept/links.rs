@@ -107,6 +107,42 @@ pub(super) fn attach_to_agent(
         .tried(|| format!("attach {} to {}", names::CLIENT_OPS, cgroup.display()))
 }
 
+/// Attaches what writes the kubelet's connections down to its cgroup, or updates the link
+/// there; a link that leads elsewhere is detached.
+pub(super) fn attach_to_kubelet(
+    programs: &Programs,
+    options: &Options,
+    cgroup: &Path,
+    cgroup_id: u64,
+    held: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, InterceptError> {
+    let directory = open_directory(cgroup)?;
+    let path = kubelet_pin(&options.pin_dir);
+    let elsewhere =
+        |link: BorrowedFd<'_>| sys::link_info(link).is_ok_and(|info| info.cgroup_id != cgroup_id);
+    // What cannot be opened is no link of ours, and its pin is replaced.
+    let pinned = sys::open_pin(&path).ok().flatten();
+    for link in held.into_iter().chain(pinned.as_ref().map(AsFd::as_fd)) {
+        if elsewhere(link) {
+            detach(link).tried(|| format!("detach {}", path.display()))?;
+        }
+    }
+    let at = Place {
+        path,
+        program: programs.get(names::KUBELET_OPS)?,
+        target: directory.as_fd(),
+        attach_type: AttachType::CgroupSockOps,
+        held,
+    };
+    let (link, pinned) = at.fill(|info| info.cgroup_id == cgroup_id)?;
+    pinned.map(|()| link)
+}
+
+/// Where the link to the kubelet's cgroup is pinned.
+pub(super) fn kubelet_pin(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(names::LINKS_DIR).join(names::KUBELET_LINK)
+}
+
 /// Gives the pods' namespaces that have a link already the new program. Links
 /// whose namespace is gone stay until their pod is released.
 pub(super) fn update_lookups(programs: &Programs, options: &Options) -> Result<(), InterceptError> {

@@ -13,11 +13,12 @@ use mesh_common::names;
 use super::error::{InterceptError, Tried};
 
 /// Programs, in the order in which they are attached: what guards first.
-pub(super) const PROGRAMS: [&str; 9] = [
+pub(super) const PROGRAMS: [&str; 10] = [
     names::GUARD_INGRESS,
     names::GUARD_EGRESS,
     names::SOCK_OPS,
     names::CLIENT_OPS,
+    names::KUBELET_OPS,
     names::PEERNAME4,
     names::PEERNAME6,
     names::SK_LOOKUP,

@@ -109,11 +109,12 @@ async fn within_pod(
 
 /// Connects to an address outside the mesh.
 pub(super) async fn plain(
+    shared: &Shared,
     pod: &Pod,
     _permit: &PlainPermit,
     to: SocketAddr,
 ) -> Result<TcpStream, DialError> {
-    let socket = socket(pod, to).await?;
+    let socket = outward(shared, pod, to).await?;
     let stream = connect(socket.into(), to).await?;
     keep_alive(&stream).map_err(DialError::NoSocket)?;
     Ok(stream)
@@ -122,13 +123,14 @@ pub(super) async fn plain(
 /// Connects to the agent in front of the workload at `to` and makes it prove the
 /// identity that the permit names.
 pub(super) async fn tunnel(
+    shared: &Shared,
     pod: &Pod,
     permit: &TunnelPermit,
     to: IpAddr,
 ) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
-    let socket = socket(pod, to).await?;
+    let socket = outward(shared, pod, to).await?;
     let stream = connect(socket.into(), to).await?;
     tls::connect(&credential, permit.expected(), stream)
         .await
@@ -146,6 +148,14 @@ pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
     setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
     Ok(())
+}
+
+/// A socket that the kernel programs let out of the pod.
+async fn outward(shared: &Shared, pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialError> {
+    let socket = socket(pod, to).await?;
+    let claimed = shared.interceptor.claim_socket(socket.as_fd());
+    claimed.map_err(DialError::NoSocket)?;
+    Ok(socket)
 }
 
 /// A socket in the pod's namespace, of the family of `to`.

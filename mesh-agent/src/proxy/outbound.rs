@@ -156,7 +156,7 @@ async fn attempt(
             let opened = loop {
                 match worker
                     .tunnels
-                    .open(&worker.shared.trust, pod, &permit, &request)
+                    .open(&worker.shared, pod, &permit, &request)
                     .await
                 {
                     Err(failure) if failure.is_refused() && joining() => {
@@ -188,7 +188,9 @@ async fn attempt(
         }
         OutboundPermit::Plain(permit) => {
             record.set_security(Security::Plaintext);
-            Ok(Upstream::Plain(dial::plain(pod, &permit, to).await?))
+            Ok(Upstream::Plain(
+                dial::plain(&worker.shared, pod, &permit, to).await?,
+            ))
         }
     }
 }

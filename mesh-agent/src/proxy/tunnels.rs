@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Pod;
 use super::dial::{self, TunnelError};
 use super::end::Failure;
+use super::{Pod, Shared};
 use crate::hbone::{
     ConnectRequest, Connected, Cut, OpenError, Pool, PoolError, PoolSettings, PoolStats,
     TunnelStream,
 };
-use crate::identity::{SpiffeId, Trust, TrustStore};
+use crate::identity::{SpiffeId, Trust};
 use crate::observe::Reason;
 use crate::policy::TunnelPermit;
 use crate::tls::Secured;
@@ -43,7 +43,7 @@ impl Tunnels {
     /// there has accepted.
     pub(super) async fn open(
         &self,
-        trust: &TrustStore,
+        shared: &Shared,
         pod: &Pod,
         permit: &TunnelPermit,
         request: &ConnectRequest,
@@ -58,7 +58,7 @@ impl Tunnels {
             expected: permit.expected().clone(),
         };
         let connect = async || {
-            let Secured { stream, session } = dial::tunnel(pod, permit, key.to).await?;
+            let Secured { stream, session } = dial::tunnel(shared, pod, permit, key.to).await?;
             let session = Some(Arc::new(session));
             Ok(Connected {
                 io: stream,
@@ -72,7 +72,7 @@ impl Tunnels {
             .map_err(failure)?;
         // Trust may have changed between the handshake and the tunnel's place in the pool.
         if let Some(session) = stream.session() {
-            session.confirm(&trust.current(), SystemTime::now())?;
+            session.confirm(&shared.trust.current(), SystemTime::now())?;
         }
         Ok(stream)
     }

@@ -17,11 +17,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::pod::{Pod, PodSpec};
 use super::{NodeCgroups, World, write_object};
+use crate::cgroup::Cgroup;
 use crate::process::own_program;
 use crate::report;
 use crate::wait::{patience, until};
@@ -36,6 +38,7 @@ pub struct Node {
     agents: Mutex<Vec<Agent>>,
     options: Mutex<Vec<String>>,
     log_filter: Mutex<Option<String>>,
+    agent_pods: Mutex<Vec<AgentPod>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
 }
@@ -45,6 +48,14 @@ pub struct Node {
 struct Agent {
     child: Child,
     admin: SocketAddr,
+}
+
+/// Where an agent runs that is a pod itself; dropped in this order.
+#[derive(Debug)]
+struct AgentPod {
+    container: Cgroup,
+    _pod: Cgroup,
+    namespaced: bool,
 }
 
 impl Node {
@@ -59,6 +70,7 @@ impl Node {
             agents: Mutex::default(),
             options: Mutex::default(),
             log_filter: Mutex::default(),
+            agent_pods: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
         })
@@ -163,6 +175,27 @@ impl Node {
     pub fn set_options(&self, options: &[&str]) {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+
+    /// Starts agents from now on as a `DaemonSet` does: in the cgroup of a container, in one of
+    /// a pod called `name`, below the pods cgroup; and, as most runtimes do, in a cgroup
+    /// namespace of its own, which hides where that is.
+    ///
+    /// # Errors
+    /// Fails when there is such a pod already.
+    pub fn put_agents_in_pod(&self, name: &str, namespaced: bool) -> Result<()> {
+        let pod = self.cgroups.pods.child(name)?;
+        let container = pod.child("container")?;
+        let mut pods = self
+            .agent_pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pods.push(AgentPod {
+            container,
+            _pod: pod,
+            namespaced,
+        });
+        Ok(())
     }
 
     /// Starts the agent and waits until it says that it is ready.
@@ -334,10 +367,21 @@ impl Node {
         if let Some(filter) = &*filter.unwrap_or_else(PoisonError::into_inner) {
             command.env("RUST_LOG", filter);
         }
-        let procs = self.cgroups.agent.procs()?;
+        let pods = self.agent_pods.lock();
+        let (cgroup, namespaced) = match pods.unwrap_or_else(PoisonError::into_inner).last() {
+            Some(pod) => (pod.container.procs()?, pod.namespaced),
+            None => (self.cgroups.agent.procs()?, false),
+        };
+        let enter = move || {
+            nix::unistd::write(cgroup.as_fd(), b"0")?;
+            if namespaced {
+                unshare(CloneFlags::CLONE_NEWCGROUP)?;
+            }
+            Ok(())
+        };
         // SAFETY: the closure runs between fork and exec. It calls write(2) on a descriptor
-        // opened beforehand: async-signal-safe, no allocation, no lock.
-        unsafe { command.pre_exec(move || Ok(nix::unistd::write(procs.as_fd(), b"0").map(drop)?)) };
+        // opened beforehand and unshare(2): async-signal-safe, no allocation, no lock.
+        unsafe { command.pre_exec(enter) };
         Ok(command)
     }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -267,6 +268,12 @@ impl Pod {
     #[must_use]
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.node.as_ref().map(|_| &self.cgroup)
+    }
+
+    /// The cgroup that its processes are in, known to the mesh or not.
+    #[must_use]
+    pub fn own_cgroup(&self) -> &Path {
+        self.cgroup.path()
     }
 
     /// A command that runs inside the pod.

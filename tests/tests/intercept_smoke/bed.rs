@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
-use mesh_agent::intercept::{Enrolment, Interceptor, NetnsCookie, Options, remove_all};
+use mesh_agent::intercept::{
+    Enrolment, Interceptor, KubeletCgroup, NetnsCookie, Options, remove_all,
+};
 use nix::mount::{MsFlags, umount};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -209,6 +211,7 @@ impl Bed {
             pods_cgroup: pods.0.clone(),
             pin_dir: bpffs.0.join("pins"),
             agent_cgroup: None,
+            kubelet: KubeletCgroup::Untrusted,
         };
         let interceptor = Interceptor::open(&options).unwrap_or_else(|error| panic!("{error}"));
         let cookie = pod.cookie();

@@ -9,6 +9,7 @@
 mod bed;
 mod guard;
 mod inbound;
+mod kubelet;
 mod netlink;
 mod outbound;
 mod restart;

@@ -35,6 +35,7 @@ fn maps_and_programs_read_well() -> Result<()> {
     ensure!(
         types
             == [
+                ("isthmus_agent", "sk_storage"),
                 ("isthmus_budget", "percpu_array"),
                 ("isthmus_cgroups", "hash"),
                 ("isthmus_client", "sk_storage"),
@@ -44,6 +45,7 @@ fn maps_and_programs_read_well() -> Result<()> {
                 ("isthmus_meta", "array"),
                 ("isthmus_orig", "sk_storage"),
                 ("isthmus_pods", "hash"),
+                ("isthmus_probes", "lru_hash"),
                 ("isthmus_realip", "lru_hash"),
             ],
         "{types:?}"

@@ -2,6 +2,7 @@
 //! `cargo xtask test`; those that begin with `core_` run on the other kernels too.
 
 mod abroad;
+mod agent_in_pods;
 mod apps;
 mod asked;
 mod audit;
@@ -37,6 +38,7 @@ mod outbound;
 mod pair;
 mod policies;
 mod postgres;
+mod probes;
 mod reborn;
 mod remote;
 mod remote_authority;

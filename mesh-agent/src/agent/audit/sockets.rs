@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Finding;
 use super::ledger::Examined;
+use crate::intercept::Interceptor;
 use crate::intercept::sockdiag::{self, Bypass};
 use crate::netns::NetnsThread;
 use crate::proxy::Pod;
@@ -39,18 +40,26 @@ impl Sockets {
     }
 
     /// Looks at the pod's sockets, and cuts what goes around the agent: under STRICT all,
-    /// under PERMISSIVE what is newer than the enrolment and got through a gap.
-    pub(super) async fn examine(&self, thread: &NetnsThread, pod: &Pod, found: &mut Examined) {
+    /// under PERMISSIVE what is newer than the enrolment and got through a gap. The kubelet's
+    /// probes are meant to.
+    pub(super) async fn examine(
+        &self,
+        kernel: &Arc<Interceptor>,
+        thread: &NetnsThread,
+        pod: &Pod,
+        found: &mut Examined,
+    ) {
         let known = self.lock().get(&pod.epoch()).cloned();
         let first = known.is_none();
         let mut scan = known.unwrap_or_default();
-        let seen = match ask(thread, pod, sockdiag::bypassing).await {
+        let mut seen = match ask(thread, pod, sockdiag::bypassing).await {
             Ok(seen) => seen,
             Err(error) => {
                 let text = format!("its sockets cannot be listed: {error}");
                 return found.unknown = found.unknown.take().or(Some(text));
             }
         };
+        seen.retain(|it| !kernel.is_probe(it.remote, it.local));
         if first {
             scan.older = seen.iter().map(|it| it.cookie).collect();
         }
@@ -67,8 +76,11 @@ impl Sockets {
             .collect();
         scan.standing = Vec::new();
         if !go.is_empty() {
+            let kernel = Arc::clone(kernel);
             let cut = move |cgroup: &_, addresses: &_| {
-                let spare = |it: &Bypass| older.contains(&it.cookie);
+                let spare = |it: &Bypass| {
+                    older.contains(&it.cookie) || kernel.is_probe(it.remote, it.local)
+                };
                 sockdiag::destroy_unless(cgroup, addresses, spare)
             };
             match ask(thread, pod, cut).await {

@@ -135,14 +135,18 @@ impl Enroller {
         Ok(Pod::new(parts, self.thread.clone()))
     }
 
-    /// Resets what the pod holds open in plaintext, and says what it was.
+    /// Resets what the pod holds open in plaintext, probes apart, and says what it was.
     pub(super) async fn reset_plaintext(&self, pod: &Pod) -> io::Result<Vec<Bypass>> {
         let workload = pod.workload();
         let Some(local) = workload.local.clone() else {
             return Ok(Vec::new());
         };
         let addresses = workload.addresses.clone();
-        let reset = move || sockdiag::destroy_plaintext(&local.cgroup, &addresses);
+        let kernel = Arc::clone(&self.interceptor);
+        let reset = move || {
+            let probe = |it: &Bypass| kernel.is_probe(it.remote, it.local);
+            sockdiag::destroy_unless(&local.cgroup, &addresses, probe)
+        };
         self.thread.run(pod.netns().as_fd(), reset).await?
     }
 }
