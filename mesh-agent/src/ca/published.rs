@@ -155,3 +155,6 @@ pub async fn any(client: Client, namespace: &str) -> Result<bool, Error> {
 fn roots(found: ConfigMap) -> Option<String> {
     found.data?.remove(KEY)
 }
+
+#[cfg(test)]
+mod tests;

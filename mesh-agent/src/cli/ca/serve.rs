@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::observe::logging;
 
 /// Options of `mesh-agent ca serve`.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["config", "kube"])))]
 pub struct ServeArgs {
     /// Where the authority is.
     #[command(flatten)]

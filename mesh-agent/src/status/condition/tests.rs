@@ -89,7 +89,7 @@ fn the_same_is_not_written_twice() {
 fn the_conditions_of_others_stay() {
     let theirs = json!({"type": "istio.io/WaypointAccepted", "status": "False", "reason": "x",
         "lastProbeTime": "2020-01-01T00:00:00Z"});
-    let list = merged(&[theirs.clone()], &policy(1, Vec::new()), "now").unwrap();
+    let list = merged(std::slice::from_ref(&theirs), &policy(1, Vec::new()), "now").unwrap();
     assert_eq!(list.len(), 2);
     assert_eq!(list[0], theirs);
     let changed = policy(1, vec![problem("it is wrong", Severity::Error)]);

@@ -23,18 +23,18 @@ pub struct ClusterArgs {
     #[arg(long)]
     pub kube: bool,
     /// Make the authority if the directory has none.
-    #[arg(long, requires = "kube")]
+    #[arg(long, conflicts_with = "config")]
     pub init: bool,
     /// The mesh's trust domain, as in MeshConfig: of the authority that is made, and what
     /// one that is there must have.
-    #[arg(long, value_name = "DOMAIN", requires = "kube", default_value = "cluster.local",
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "config", default_value = "cluster.local",
         value_parser = init::domain)]
     pub trust_domain: TrustDomain,
     /// The audience for which agents' tokens must be.
     #[arg(
         long,
         value_name = "TEXT",
-        requires = "kube",
+        conflicts_with = "config",
         default_value = "isthmus-ca"
     )]
     pub audience: String,
@@ -42,12 +42,12 @@ pub struct ClusterArgs {
     #[arg(
         long,
         value_name = "NAMESPACE/NAME",
-        requires = "kube",
+        conflicts_with = "config",
         default_value = "isthmus-system/isthmus-agent"
     )]
     pub agent_account: Account,
     /// Where to publish the roots [default: the namespace of this pod].
-    #[arg(long, value_name = "NAME", requires = "kube")]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub namespace: Option<String>,
 }
 
@@ -119,5 +119,36 @@ async fn trusted(client: &Client, namespace: &str) -> bool {
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    fn parses(options: &str) -> bool {
+        let line = format!("mesh-agent ca serve --name ca.example {options}");
+        Cli::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn callers_are_known_by_a_folder_or_by_the_cluster_and_not_by_both() {
+        assert!(parses("--config /mesh"));
+        assert!(parses(
+            "--kube --init --trust-domain a.example --agent-account a/b"
+        ));
+        assert!(!parses("--init"));
+        assert!(!parses("--kube --config /mesh"));
+        assert!(!parses("--kube --agent-account isthmus-agent"));
+        for option in [
+            "--init",
+            "--audience x",
+            "--agent-account a/b",
+            "--namespace x",
+        ] {
+            assert!(!parses(&format!("--config /mesh {option}")), "{option}");
+        }
     }
 }
