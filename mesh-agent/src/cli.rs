@@ -58,7 +58,7 @@ pub enum Command {
     Cni(cni::CniArgs),
     /// Everything that looks at an agent, or after it.
     #[command(flatten)]
-    Tool(Tool),
+    Tool(Box<Tool>),
 }
 
 /// The commands beside `run`: each does its work and exits.

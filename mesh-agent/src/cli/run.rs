@@ -41,7 +41,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub pods_cgroup: Option<PathBuf>,
     /// Control group (v2) of the kubelet, whose probes reach the pods whatever their policy;
-    /// whatever else is in it does too [default: no probes from a folder].
+    /// whatever else is in it does too [default: found with --kube, else none].
     #[arg(long, value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Where eBPF links and maps are pinned.
@@ -140,9 +140,11 @@ impl RunArgs {
             certificates: self.certificates,
             node: self.node.map_or_else(defaults::node, Ok)?,
             pods_cgroup: self.pods_cgroup.map_or_else(defaults::pods_cgroup, Ok)?,
-            kubelet: self
-                .kubelet_cgroup
-                .map_or_else(KubeletCgroup::default, KubeletCgroup::At),
+            kubelet: match self.kubelet_cgroup {
+                Some(cgroup) => KubeletCgroup::At(cgroup),
+                None if self.kube => KubeletCgroup::Find,
+                None => KubeletCgroup::Untrusted,
+            },
             workers: self.workers.unwrap_or_else(defaults::workers),
             // Without a folder the command line's rules want the API.
             source: self

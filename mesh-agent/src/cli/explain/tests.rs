@@ -9,8 +9,11 @@ use crate::explain::{Asked, Explanation, Happened, Mode, Nearest, Question, Side
 fn question(words: &str) -> Result<Question, String> {
     let words = std::iter::once("mesh-agent").chain(words.split(' '));
     let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-    match cli.command {
-        Command::Tool(Tool::Explain(args)) => args.question().map_err(|error| error.to_string()),
+    let Command::Tool(tool) = cli.command else {
+        panic!("{cli:?}");
+    };
+    match *tool {
+        Tool::Explain(args) => args.question().map_err(|error| error.to_string()),
         other => panic!("{other:?}"),
     }
 }

@@ -220,11 +220,11 @@ fn the_binary_understands_what_the_manifests_tell_it() {
         .iter()
         .map(|it| it.as_str().unwrap());
     let cli = Cli::try_parse_from(probe).unwrap_or_else(|error| panic!("{error}"));
-    assert!(matches!(cli.command, Command::Tool(Tool::Ready(_))));
+    assert!(matches!(cli.command, Command::Tool(tool) if matches!(*tool, Tool::Ready(_))));
     let authority = find(&manifests, "Deployment", AUTHORITY);
     let cli = Cli::try_parse_from(command_line(authority));
     let cli = cli.unwrap_or_else(|error| panic!("{error}"));
-    assert!(matches!(cli.command, Command::Tool(Tool::Ca(_))));
+    assert!(matches!(cli.command, Command::Tool(tool) if matches!(*tool, Tool::Ca(_))));
 }
 
 /// Agents ask the authority by a name in its certificate, at its Service and port.
