@@ -31,10 +31,11 @@ impl Namespace {
             self.set(asked.body["data"][KEY].as_str());
             return Reply::Json(self.object());
         }
+        let there = self.roots.lock().unwrap().is_some();
         if asked.path.ends_with(NAME) {
-            return match *self.roots.lock().unwrap() {
-                Some(_) => Reply::Json(self.object()),
-                None => Reply::Fail(404, "NotFound"),
+            return match there {
+                true => Reply::Json(self.object()),
+                false => Reply::Fail(404, "NotFound"),
             };
         }
         assert!(
@@ -47,7 +48,6 @@ impl Namespace {
             self.watchers.lock().unwrap().push(tell);
             return Reply::Watch(told);
         }
-        let there = self.roots.lock().unwrap().is_some();
         let items = if there {
             vec![self.object()]
         } else {
