@@ -88,11 +88,11 @@ pub enum Tool {
     #[command(hide = true)]
     Probe(probe::ProbeArgs),
     /// Make a certificate authority and look after it.
-    Ca(ca::CaArgs),
+    Ca(Box<ca::CaArgs>),
     /// Say whether a cluster can have the mesh, and what to do where it cannot.
     Precheck(precheck::PrecheckArgs),
     /// Bring the mesh into the cluster of the kubeconfig, or bring it up to date there.
-    Install(install::InstallArgs),
+    Install(Box<install::InstallArgs>),
     /// Take the mesh out of the cluster of the kubeconfig.
     Uninstall(uninstall::UninstallArgs),
     /// Say by the exit code whether the agent of this pod is ready.
