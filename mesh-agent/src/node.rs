@@ -11,4 +11,5 @@ pub mod cni;
 mod namespaces;
 mod sandboxes;
 
+pub(crate) use sandboxes::by_run;
 pub use sandboxes::{Sandbox, Sandboxes};

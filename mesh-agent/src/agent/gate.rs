@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 
 use super::fleet::Fleet;
 use super::view::View;
-use super::{Error, Options};
+use super::{Error, Options, TICK};
 use crate::admin::AgentView;
 use crate::model::{Workload, World};
-use crate::node::Sandboxes;
 use crate::node::chain::Keeper;
 use crate::node::cni::{Admitted, BoxFuture, CniServer, Gate, PodSandbox, Refusal};
+use crate::node::{Sandboxes, by_run};
 use crate::proxy::Shared;
 
 /// How long a pod waits before it is refused. The watch of the Kubernetes API tells of a pod
@@ -44,9 +44,23 @@ pub(super) fn open(
         let executable = std::env::current_exe().map_err(Error::Start)?;
         let keeper = Keeper::new(place.clone(), settings.clone(), executable);
         view.show_chain(&keeper);
-        tasks.spawn(keeper.keep());
+        let fleet = Arc::clone(fleet);
+        tasks.spawn(async move {
+            tokio::select! {
+                () = keeper.keep() => {}
+                // The newer agent keeps a plugin of its own there.
+                () = superseded(&fleet) => {}
+            }
+        });
     }
     Ok(tasks)
+}
+
+/// Waits until another agent has taken the node's pods over, of which nothing tells.
+async fn superseded(fleet: &Fleet) {
+    while !fleet.is_superseded() {
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 /// The agent at the door.
@@ -131,7 +145,9 @@ impl NodeGate {
 }
 
 impl Gate for NodeGate {
-    fn admit<'a>(&'a self, pod: PodSandbox) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+    fn admit<'a>(&'a self, mut pod: PodSandbox) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        // As it is to be found from here.
+        pod.netns = pod.netns.map(by_run);
         Box::pin(async move {
             if let (Some(uid), Some(netns)) = (self.uid(&pod), &pod.netns) {
                 self.sandboxes

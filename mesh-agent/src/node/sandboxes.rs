@@ -197,7 +197,7 @@ impl Sandboxes {
 
 /// `/var/run/netns/x` as `/run/netns/x`: the one is a link to the other, and an agent in a
 /// container has `/run/netns` alone.
-fn by_run(netns: PathBuf) -> PathBuf {
+pub(crate) fn by_run(netns: PathBuf) -> PathBuf {
     match netns.strip_prefix("/var/run") {
         Ok(rest) => Path::new("/run").join(rest),
         Err(_) => netns,
