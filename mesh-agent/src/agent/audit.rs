@@ -13,7 +13,7 @@ mod ledger;
 mod probe;
 mod sockets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,9 @@ pub(super) struct Auditor {
     /// Its own, so that listing sockets keeps no connection waiting for one.
     thread: NetnsThread,
     sockets: Sockets,
+    /// Pods of the API that the last run missed. One that comes has its first moments
+    /// before the container runtime has made it: nothing of it runs yet.
+    missed: Mutex<HashSet<Arc<str>>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -80,6 +83,7 @@ impl Auditor {
             fleet: Arc::clone(fleet),
             shared: Arc::clone(shared),
             sockets: Sockets::default(),
+            missed: Mutex::default(),
             thread,
             ledger: Mutex::default(),
         })
@@ -227,11 +231,18 @@ impl Auditor {
             }
             found
         };
-        world
-            .workloads()
-            .filter(wanted)
-            .filter(absent)
-            .map(examine)
+        let absent: Vec<_> = world.workloads().filter(wanted).filter(absent).collect();
+        let now = absent.iter().map(|workload| Arc::clone(&workload.uid));
+        let now: HashSet<_> = now.collect();
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *missed, now);
+        let lasting = |workload: &&&Arc<Workload>| {
+            workload.kube_uid.is_none() || before.contains(&workload.uid)
+        };
+        absent
+            .iter()
+            .filter(lasting)
+            .map(|it| examine(it))
             .collect()
     }
 }
