@@ -1,5 +1,9 @@
 //! The mesh in a real Kubernetes cluster of two nodes. `cargo xtask cluster test [NAME]` brings
 //! the cluster up and runs these; none of them runs without it.
 
+mod kustomize;
+mod labels;
 mod plain;
+mod policies;
 mod power;
+mod services;
