@@ -1,6 +1,8 @@
 //! A real Kubernetes cluster of two nodes, brought up by `cargo xtask cluster`: what tests do
 //! with it. Each test works in namespaces of its own, which go with it.
 
+mod agent;
+mod apps;
 mod kubectl;
 mod mesh;
 mod namespace;
@@ -12,6 +14,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, ensure};
 
+pub use self::agent::Agent;
+pub use self::apps::Apps;
 pub use self::kubectl::Object;
 pub use self::namespace::Namespace;
 pub use self::node::Node;
@@ -62,6 +66,27 @@ impl Cluster {
         Self::open(Turn::Alone(turn))
     }
 
+    /// The cluster as [`Cluster::attach`] gives it, with the mesh in it: installed unless it is
+    /// there and whole, since a test before this one may have taken it away.
+    ///
+    /// # Errors
+    /// As [`Cluster::attach`] and [`Cluster::install_mesh`].
+    pub fn with_mesh() -> Result<Self> {
+        let cluster = Self::attach()?;
+        cluster.ensure_mesh()?;
+        Ok(cluster)
+    }
+
+    /// The cluster as [`Cluster::alone`] gives it, with the mesh in it.
+    ///
+    /// # Errors
+    /// As [`Cluster::with_mesh`].
+    pub fn alone_with_mesh() -> Result<Self> {
+        let cluster = Self::alone()?;
+        cluster.ensure_mesh()?;
+        Ok(cluster)
+    }
+
     fn open(turn: Turn) -> Result<Self> {
         let folder = std::env::var_os(FOLDER).with_context(|| {
             format!("{FOLDER} is not set: `cargo xtask cluster test [NAME]` brings a cluster up and runs these tests")
@@ -92,6 +117,16 @@ impl Cluster {
     /// Carries what the API server said.
     pub fn namespace(&self, hint: &str) -> Result<Namespace<'_>> {
         Namespace::create(self, hint)
+    }
+
+    /// The same in the mesh, so that all of its pods are, from their first moment.
+    ///
+    /// # Errors
+    /// Carries what the API server said.
+    pub fn meshed(&self, hint: &str) -> Result<Namespace<'_>> {
+        let namespace = self.namespace(hint)?;
+        namespace.label("isthmus.dev/mesh", "enabled")?;
+        Ok(namespace)
     }
 
     /// Stops a service of the cluster: `api-server`, `scheduler`, `n1/kubelet`.
