@@ -32,6 +32,6 @@ pub use document::read_objects;
 pub use folder::{FolderSource, Offline, read_folder};
 pub use kube::{KindHealth, KubeHealth, KubeSource, NAMESPACE};
 pub use local::check_local_pod;
-pub use source::{ConfigError, Loaded, Source};
+pub use source::{ConfigError, Loaded, PolicyVersion, Source};
 
 pub use crate::model::Problem;

@@ -21,15 +21,15 @@ use crate::proxy::Shared;
 /// before the kubelet begins with it, or a moment later; enrolling takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Serves the CNI plugin, and keeps it in the chain where that is wanted, until what is
-/// returned is dropped.
+/// Serves the CNI plugin, and keeps it in the chain where that is wanted, until the tasks that
+/// are returned are dropped.
 pub(super) fn open(
     options: &Options,
     view: &Arc<View>,
     shared: &Arc<Shared>,
     fleet: &Arc<Fleet>,
     sandboxes: &Arc<Sandboxes>,
-) -> Result<JoinSet<()>, Error> {
+) -> Result<(Option<Arc<Keeper>>, JoinSet<()>), Error> {
     let mut tasks = JoinSet::new();
     let gate = NodeGate {
         view: Arc::clone(view),
@@ -40,20 +40,23 @@ pub(super) fn open(
     // Before the chain names it.
     let server = CniServer::bind(&options.run_dir)?;
     tasks.spawn(server.serve(Arc::new(gate)));
+    let mut kept = None;
     if let Some((place, settings)) = &options.chain {
         let executable = std::env::current_exe().map_err(Error::Start)?;
         let keeper = Keeper::new(place.clone(), settings.clone(), executable);
         view.show_chain(&keeper);
+        let keeping = Arc::clone(&keeper);
         let fleet = Arc::clone(fleet);
         tasks.spawn(async move {
             tokio::select! {
-                () = keeper.keep() => {}
+                () = keeping.keep() => {}
                 // The newer agent keeps a plugin of its own there.
                 () = superseded(&fleet) => {}
             }
         });
+        kept = Some(keeper);
     }
-    Ok(tasks)
+    Ok((kept, tasks))
 }
 
 /// Waits until another agent has taken the node's pods over, of which nothing tells.

@@ -11,25 +11,8 @@ use isthmus_tests::process;
 use isthmus_tests::wait::{patience, until};
 use serde_json::Value;
 
-/// Puts a namespace into the mesh.
-const LABEL: (&str, &str) = ("isthmus.dev/mesh", "enabled");
-
 /// Seconds for what takes a kubelet several tries.
 const LONG: u64 = 180;
-
-/// The cluster with the whole mesh in it and no other test of this process.
-pub(crate) fn meshed() -> Result<Cluster> {
-    let cluster = Cluster::alone()?;
-    cluster.install_mesh()?;
-    Ok(cluster)
-}
-
-/// A namespace whose pods are in the mesh.
-pub(crate) fn namespace<'a>(cluster: &'a Cluster, hint: &str) -> Result<Namespace<'a>> {
-    let namespace = cluster.namespace(hint)?;
-    namespace.label(LABEL.0, LABEL.1)?;
-    Ok(namespace)
-}
 
 /// Asks the node's agent by its socket, as `mesh-agent COMMAND --output json`: no kubelet and
 /// no API server is needed for it.

@@ -1,13 +1,14 @@
 //! The agents are replaced while connections are made.
 
 use anyhow::{Context, Result, ensure};
+use isthmus_tests::cluster::Cluster;
 
 use crate::disruption::{self, Floods};
 
 #[test]
 fn a_new_agent_takes_over_and_no_new_connection_fails() -> Result<()> {
-    let cluster = disruption::meshed()?;
-    let namespace = disruption::namespace(&cluster, "upgrade")?;
+    let cluster = Cluster::alone_with_mesh()?;
+    let namespace = cluster.meshed("upgrade")?;
     let floods = Floods::start(&cluster, &namespace)?;
     let instances = || -> Result<Vec<_>> {
         let nodes = cluster.nodes();
