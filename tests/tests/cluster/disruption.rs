@@ -223,6 +223,142 @@ pub(crate) fn ensure_none_failed(tallies: &[Value]) -> Result<()> {
     Ok(())
 }
 
+/// Part of every answer of the servers of [`Floods`].
+pub(crate) const ANSWER: &[u8] = b" accept=";
+
+/// The agents are kept off the nodes but one, until dropped.
+pub(crate) struct AgentsAway<'a>(&'a Cluster);
+
+impl<'a> AgentsAway<'a> {
+    /// Has them leave, and waits until they have.
+    pub(crate) fn on_all_but(cluster: &'a Cluster, node: &str) -> Result<Self> {
+        let away = Self(cluster);
+        away.bind(&format!("\"{node}\""))?;
+        wait_rollout(cluster, "daemonset/isthmus-agent")?;
+        until(
+            "one agent is left",
+            patience(LONG),
+            || Ok((agents(cluster)? == 1).then_some(())),
+            || cluster.mesh_logs(),
+        )?;
+        Ok(away)
+    }
+
+    /// Lets them come back, and waits until they are ready.
+    pub(crate) fn back(self) -> Result<()> {
+        let cluster = self.0;
+        drop(self);
+        wait_rollout(cluster, "daemonset/isthmus-agent")
+    }
+
+    fn bind(&self, node: &str) -> Result<()> {
+        let selector = format!("{{\"kubernetes.io/hostname\": {node}}}");
+        let patch = format!(
+            "{{\"spec\": {{\"template\": {{\"spec\": {{\"nodeSelector\": {selector}}}}}}}}}"
+        );
+        let words = [
+            "patch",
+            "daemonset/isthmus-agent",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ];
+        system(self.0, &words).map(drop)
+    }
+}
+
+impl Drop for AgentsAway<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.bind("null") {
+            eprintln!("the agents stay away: {error:#}");
+        }
+    }
+}
+
+/// A service of the cluster that is stopped, until dropped.
+pub(crate) struct Stopped<'a> {
+    cluster: &'a Cluster,
+    service: &'static str,
+    back: bool,
+}
+
+impl<'a> Stopped<'a> {
+    pub(crate) fn stop(cluster: &'a Cluster, service: &'static str) -> Result<Self> {
+        let back = false;
+        let stopped = Self {
+            cluster,
+            service,
+            back,
+        };
+        cluster.stop(service)?;
+        Ok(stopped)
+    }
+
+    pub(crate) fn back(mut self) -> Result<()> {
+        self.back = true;
+        self.cluster.start(self.service)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if !self.back
+            && let Err(error) = self.cluster.start(self.service)
+        {
+            eprintln!("{} stays stopped: {error:#}", self.service);
+        }
+    }
+}
+
+/// A deployment of the mesh's own with no pods, until dropped.
+pub(crate) struct Scaled<'a> {
+    cluster: &'a Cluster,
+    deployment: &'static str,
+}
+
+impl<'a> Scaled<'a> {
+    pub(crate) fn to_none(cluster: &'a Cluster, deployment: &'static str) -> Result<Self> {
+        let scaled = Self {
+            cluster,
+            deployment,
+        };
+        scaled.scale(0)?;
+        let name = deployment.rsplit('/').next().unwrap_or(deployment);
+        let selector = format!("--selector=app.kubernetes.io/name={name}");
+        system(
+            cluster,
+            &["wait", "--for=delete", "--timeout=120s", "pods", &selector],
+        )?;
+        Ok(scaled)
+    }
+
+    pub(crate) fn back(self) -> Result<()> {
+        let (cluster, deployment) = (self.cluster, self.deployment);
+        drop(self);
+        wait_rollout(cluster, deployment)
+    }
+
+    fn scale(&self, replicas: u32) -> Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        system(self.cluster, &["scale", &replicas, self.deployment]).map(drop)
+    }
+}
+
+impl Drop for Scaled<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.scale(1) {
+            eprintln!("{} stays away: {error:#}", self.deployment);
+        }
+    }
+}
+
+/// How many pods of agents there are, of whatever state.
+pub(crate) fn agents(cluster: &Cluster) -> Result<usize> {
+    let selector = "--selector=app.kubernetes.io/name=isthmus-agent";
+    let pods = system(cluster, &["get", "pods", "--no-headers", selector])?;
+    Ok(pods.lines().count())
+}
+
 /// kubectl in the mesh's own namespace.
 pub(crate) fn system(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     cluster.kubectl(&[&["--namespace", SYSTEM], arguments].concat())

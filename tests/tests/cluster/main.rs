@@ -2,6 +2,8 @@
 //! the cluster up and runs these; none of them runs without it.
 
 mod disruption;
+mod gate;
+mod loss;
 mod plain;
 mod power;
 mod upgrade;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::cluster::Cluster;
+use isthmus_tests::wait::{patience, until};
 
 use crate::disruption::{self, Floods};
 
@@ -19,14 +20,10 @@ fn a_new_agent_takes_over_and_no_new_connection_fails() -> Result<()> {
     disruption::system(&cluster, &["rollout", "restart", "daemonset/isthmus-agent"])?;
     disruption::wait_rollout(&cluster, "daemonset/isthmus-agent")?;
     // The agents that were replaced are gone, not only the new ones ready.
-    let old = "--selector=app.kubernetes.io/name=isthmus-agent";
-    isthmus_tests::wait::until(
+    until(
         "the old agents are gone",
-        isthmus_tests::wait::patience(120),
-        || {
-            let pods = disruption::system(&cluster, &["get", "pods", "--no-headers", old])?;
-            Ok((pods.lines().count() == 2).then_some(()))
-        },
+        patience(120),
+        || Ok((disruption::agents(&cluster)? == 2).then_some(())),
         || cluster.mesh_logs(),
     )?;
     floods.wait_right()?;
