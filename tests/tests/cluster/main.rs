@@ -6,4 +6,6 @@ mod gate;
 mod loss;
 mod plain;
 mod power;
+mod reboot;
+mod uninstall;
 mod upgrade;
