@@ -6,6 +6,7 @@
 //! folder of its own; a third network namespace holds the control plane and the bridge. All
 //! processes are found by the cluster's cgroup, so a cluster of a killed run can be taken down.
 
+mod ahead;
 mod cgroups;
 mod control;
 mod images;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
+pub(crate) use self::ahead::Ahead;
 pub(crate) use self::test::{one, phase};
 
 use self::place::{Node, Place};
@@ -88,6 +90,8 @@ pub(crate) enum Task {
         #[arg(long, default_value = test::NAME)]
         name: String,
     },
+    /// Build what a cluster is made of, and the agent's image, and bring nothing up
+    Prepare,
     /// The work of `up`, under its supervision
     #[command(hide = true)]
     Work(Which),
@@ -134,6 +138,10 @@ pub(crate) fn run(task: Task) -> Result<()> {
             }
             life::load(&place, &archives)
         }
+        Task::Prepare => {
+            kubernetes::ensure_built()?;
+            pack_agent().map(drop)
+        }
         Task::Test { filter, name } => test::command(&Place::named(&name)?, filter.as_deref()),
         Task::Work(which) => life::work(&place(&which)?),
         Task::Boot(at) => node::boot(&place(&at.which)?, Node::named(&at.node)?),
@@ -149,12 +157,17 @@ pub(crate) fn run(task: Task) -> Result<()> {
 
 /// The agent's image as the tests use it: built without optimisations, which is quick.
 fn load_agent(place: &Place) -> Result<()> {
-    let object = build::kernel_programs()?;
-    let archive = agent::archive(Arch::Amd64);
-    agent::pack(&object, Arch::Amd64, true, &archive)?;
+    let archive = pack_agent()?;
     step("loading the agent's image", || {
         life::load(place, &[archive])
     })
+}
+
+fn pack_agent() -> Result<PathBuf> {
+    let object = build::kernel_programs()?;
+    let archive = agent::archive(Arch::Amd64);
+    agent::pack(&object, Arch::Amd64, true, &archive)?;
+    Ok(archive)
 }
 
 /// Shows what is under way, and how long it took.

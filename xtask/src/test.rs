@@ -38,10 +38,13 @@ pub(crate) fn all() -> Result<()> {
         build::userspace(&object, false)
     });
     if ready.is_some() {
+        // The tests below mostly wait: there is time for another build.
+        let ahead = tally.check("building ahead", cluster::Ahead::start);
         let privileged = || privileged().env(build::OBJECT, &object);
         tally.tests_with_second_look("privileged tests", privileged(), |name| {
             privileged().words("-- --exact").arg(name)
         });
+        drop(ahead);
         kernels::phases(&mut tally, kernels::CORE);
         cluster::phase(&mut tally);
     }

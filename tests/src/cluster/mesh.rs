@@ -1,11 +1,13 @@
 //! The mesh in the cluster, from the manifests that users apply.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Cluster, SYSTEM};
+use crate::process;
 use crate::wait::patience;
 
 /// Held by the test that looks whether the mesh is there, and installs it.
@@ -90,6 +92,28 @@ impl Cluster {
         let folder = manifests()?;
         self.kubectl(&[&["delete", "--kustomize", text(&folder)?][..], &gone].concat())
             .map(drop)
+    }
+
+    /// Removes the mesh with `mesh-agent uninstall`, as one who has no kubectl does.
+    ///
+    /// # Errors
+    /// Carries what the command said.
+    pub fn uninstall_by_command(&self) -> Result<()> {
+        let name = self.folder().file_name().unwrap_or_default();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!(
+                "--net=/run/netns/isthmus-{}-cp",
+                name.to_string_lossy()
+            ))
+            .arg("--")
+            .arg(process::own_program("mesh-agent")?)
+            .args(["uninstall", "--crds"])
+            .env("KUBECONFIG", self.folder().join("admin.kubeconfig"));
+        process::run(command)?
+            .success()
+            .map(drop)
+            .with_context(|| self.mesh_logs())
     }
 
     /// What the pods of the mesh look like, and the last that they printed.

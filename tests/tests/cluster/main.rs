@@ -1,9 +1,15 @@
 //! The mesh in a real Kubernetes cluster of two nodes. `cargo xtask cluster test [NAME]` brings
 //! the cluster up and runs these; none of them runs without it.
 
+mod disruption;
+mod gate;
 mod kustomize;
 mod labels;
+mod loss;
 mod plain;
 mod policies;
 mod power;
+mod reboot;
 mod services;
+mod uninstall;
+mod upgrade;

@@ -65,7 +65,10 @@ fn run(tally: &mut Tally, place: &Place, filter: Option<&str>) {
         Ok((object, place.folder()?))
     });
     if let Some((object, folder)) = &ready {
-        tally.tests("tests in the cluster", in_cluster(object, folder, filter));
+        let all = in_cluster(object, folder, filter);
+        tally.tests_with_second_look("tests in the cluster", all, |name| {
+            in_cluster(object, folder, Some(name)).arg("--exact")
+        });
     }
     if !was_up {
         tally.check("the cluster leaves nothing", || {
