@@ -6,4 +6,5 @@ mod labels;
 mod plain;
 mod policies;
 mod power;
+mod probes;
 mod services;
