@@ -10,11 +10,13 @@
 mod audit;
 mod authority;
 mod events;
+mod farewell;
 mod fleet;
 mod gate;
 mod limits;
 mod metrics;
 mod plan;
+mod statuses;
 mod view;
 
 use std::io::ErrorKind;
@@ -24,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -180,11 +183,17 @@ pub async fn run(
         pin_dir = %options.pin_dir.display(), "kernel programs attached");
 
     let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
-    let mut source = open_source(&options, &sandboxes).await?;
+    let (mut source, client) = open_source(&options, &sandboxes).await?;
     let first = tokio::select! {
         first = source.changed() => first,
         // An API server may be away for long.
-        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        _ = stop.wait_for(|stop| *stop) => {
+            if let Some(leaving) = farewell::say(asked_at(client.as_ref()), &options, &interceptor).await {
+                leaving.unchain(None).await;
+                leaving.clear().await;
+            }
+            return Ok(());
+        }
     };
     let (identities, first) = Identities::open(&options, &mut source, first).await?;
     let identities = Arc::new(identities);
@@ -220,7 +229,7 @@ pub async fn run(
         log.dropped(),
     );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
-    let _at_the_gate = gate::open(&options, &view, &shared, &fleet, &sandboxes)?;
+    let (keeper, _at_the_gate) = gate::open(&options, &view, &shared, &fleet, &sandboxes)?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 
@@ -228,25 +237,48 @@ pub async fn run(
     view.enter(Phase::Serving);
     fleet.tell();
     tracing::info!(node = %options.node, "the agent is ready");
-    tend(&fleet, &auditor, &mut source, &mut asked, stop).await;
+    let statuses = client.clone();
+    let statuses = statuses.map(|client| statuses::keep(client, &options.node, &fleet));
+    tend(&fleet, &auditor, &mut source, statuses, &mut asked, stop).await;
     asked.close();
     auditor.retire();
 
+    // While it serves on.
+    let leaving = farewell::say(asked_at(client.as_ref()), &options, &interceptor).await;
     view.enter(Phase::Draining);
+    if let Some(leaving) = &leaving {
+        leaving.open_pods(keeper, &fleet).await;
+    }
     drain(&shared, &fleet, options.drain_timeout).await;
+    if let Some(leaving) = leaving {
+        leaving.clear().await;
+    }
     let access = observer.access_log().clone();
     // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
     Ok(())
 }
 
-async fn open_source(options: &Options, sandboxes: &Arc<Sandboxes>) -> Result<Source, Error> {
+/// Whom to ask whether an agent follows: only one that a DaemonSet runs is uninstalled with it.
+fn asked_at(client: Option<&Client>) -> Option<&Client> {
+    client.filter(|_| std::env::var_os(admin::INSTANCE).is_some())
+}
+
+/// The source of the configuration, and the client of the API that it hears.
+async fn open_source(
+    options: &Options,
+    sandboxes: &Arc<Sandboxes>,
+) -> Result<(Source, Option<Client>), Error> {
     Ok(match &options.source {
-        SourceSettings::Folder(dir) => Source::Folder(FolderSource::open(dir, &options.node)?),
+        SourceSettings::Folder(dir) => {
+            let folder = FolderSource::open(dir, &options.node)?;
+            (Source::Folder(folder), None)
+        }
         SourceSettings::Kube => {
             let client = crate::kubernetes::client().await?;
             let sandboxes = Arc::clone(sandboxes);
-            Source::Kube(KubeSource::open(client, &options.node, sandboxes).await?)
+            let api = KubeSource::open(client.clone(), &options.node, sandboxes).await?;
+            (Source::Kube(api), Some(client))
         }
     })
 }
@@ -327,6 +359,7 @@ async fn tend(
     fleet: &Fleet,
     auditor: &Auditor,
     source: &mut Source,
+    statuses: Option<JoinSet<()>>,
     asked: &mut mpsc::Receiver<audit::Answer>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -360,6 +393,8 @@ async fn tend(
     }
     asked.close();
     auditor.retire();
+    // What it knows is no longer what is true.
+    drop(statuses);
     // The sender is dropped with the process only.
     let _ = stop.wait_for(|stop| *stop).await;
 }

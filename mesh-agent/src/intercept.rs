@@ -227,6 +227,21 @@ impl Interceptor {
         links::is_superseded(&self.programs, &self.options.pin_dir, &self.links())
     }
 
+    /// Takes everything out of the kernel and off the disk, for good, unless another agent has
+    /// taken it over: false then. This agent is of no use afterwards.
+    ///
+    /// # Errors
+    /// As [`remove_all`], and those of asking the kernel.
+    pub fn remove(&self) -> Result<bool, InterceptError> {
+        // No other agent can take it over meanwhile.
+        let _lock = pins::lock(&self.options.pin_dir)?;
+        if self.is_superseded()? {
+            return Ok(false);
+        }
+        remove_all(&self.options.pin_dir)?;
+        Ok(true)
+    }
+
     /// The programs' attachments to the pods cgroup and to the agent's, as the
     /// kernel has them now.
     pub fn attachments(&self) -> Vec<Attachment> {

@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use super::Options;
 use super::authority::Identities;
 use super::plan::{Plan, plan};
-use crate::config::{Loaded, Problem};
+use super::statuses::Facts;
+use crate::config::{Loaded, PolicyVersion, Problem};
 use crate::intercept::KubeletError;
 use crate::model::{Severity, Workload, World};
 use crate::netns::NetnsThread;
@@ -45,6 +46,8 @@ struct State {
     pending: HashMap<Arc<str>, Refused>,
     /// Faults of the configuration in force.
     problems: Vec<Problem>,
+    /// The policies that it is made of.
+    policies: Arc<[PolicyVersion]>,
     /// Connections that enrolment under STRICT reset.
     reset: u64,
 }
@@ -92,6 +95,7 @@ impl Fleet {
             problems,
             complete,
             all_found,
+            policies,
         } = loaded;
         for problem in &problems {
             tracing::warn!(target: "config", %problem, "configuration");
@@ -102,8 +106,12 @@ impl Fleet {
         let generation = before.next(Arc::clone(&world), complete);
         let number = generation.number;
         self.shared.generation.store(Arc::new(generation));
+        {
+            let mut state = self.lock();
+            state.problems = problems;
+            state.policies = policies;
+        }
         self.tell();
-        self.lock().problems = problems;
         self.change_mode(&before.world, &world).await;
         let cut = proxy::judge_policies(&self.shared);
         let Plan {
@@ -126,6 +134,7 @@ impl Fleet {
         self.release_dead();
         self.enrol(enrol, &world).await;
         self.release_leftovers(all_found);
+        self.tell();
         let (enrolled, released, described) = counts;
         tracing::info!(
             generation = number,
@@ -206,6 +215,23 @@ impl Fleet {
         let probes = self.shared.interceptor.kubelet_error().map(without_probes);
         let all = state.problems.iter().chain(pending).cloned();
         all.chain(probes).collect()
+    }
+
+    /// What is true of the pods and the configuration, for the writer of statuses.
+    pub(super) fn with_facts<T>(&self, node: &str, told: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let world = Arc::clone(&self.shared.generation.load().world);
+        let state = self.lock();
+        let pending = state.pending.iter();
+        told(&Facts {
+            node,
+            world: &world,
+            policies: &state.policies,
+            problems: &state.problems,
+            enrolled: state.enrolled.keys().map(|uid| &**uid).collect(),
+            pending: pending
+                .map(|(uid, refused)| (&**uid, refused.problems.as_slice()))
+                .collect(),
+        })
     }
 
     /// Connections that enrolment under STRICT reset, since the start.

@@ -34,6 +34,7 @@ use request::Answer;
 
 pub use error::RemoteError;
 pub use health::{Health, TrustFrom};
+pub use saved::forget;
 
 /// How long a first certificate waits for the first word of trust, without which it
 /// could not be taken into use: both are asked for at the agent's start.

@@ -142,6 +142,7 @@ impl Reader {
             problems,
             complete,
             all_found: built.all_found && complete,
+            policies: Arc::default(),
         };
         (self, Some(loaded))
     }

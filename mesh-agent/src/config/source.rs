@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::folder::FolderSource;
 use super::kube::{KubeHealth, KubeSource};
-use crate::model::{Problem, World};
+use crate::model::{Problem, UnreadKind, World};
 
 /// One reading of the configuration.
 #[derive(Clone, Debug)]
@@ -23,6 +23,24 @@ pub struct Loaded {
     /// False, besides, when a pod that is to be enrolled was not found on the node: what
     /// an earlier agent enrolled and nobody names may be this pod.
     pub all_found: bool,
+    /// Every policy that the Kubernetes API has; none of a folder.
+    pub policies: Arc<[PolicyVersion]>,
+}
+
+/// The newest version of a policy in the Kubernetes API, whether it could be read or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyVersion {
+    /// What it is.
+    pub kind: UnreadKind,
+    /// `metadata.namespace`
+    pub namespace: Arc<str>,
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `metadata.generation`; 0 where the API server says none.
+    pub generation: i64,
+    /// Why this version cannot be read; empty if it can. What is wrong with it otherwise is
+    /// among [`Loaded::problems`].
+    pub unread: Vec<Problem>,
 }
 
 /// Why a source cannot be used at all.

@@ -54,6 +54,20 @@ impl Problem {
         }
     }
 
+    /// Without its file and object, for who has the object before them.
+    pub fn in_place(&self) -> String {
+        let Self {
+            field,
+            message,
+            cure,
+            ..
+        } = self;
+        match field.is_empty() {
+            true => format!("{message}; {cure}"),
+            false => format!("{field}: {message}; {cure}"),
+        }
+    }
+
     /// The same, of less weight.
     pub(crate) fn into_warning(self) -> Self {
         Self {

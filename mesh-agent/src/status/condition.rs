@@ -46,7 +46,7 @@ fn condition(policy: &PolicyStatus) -> Value {
     let mut message = match policy.problems.as_slice() {
         [] => "it is in force as it is written".to_owned(),
         problems => {
-            let lines: Vec<_> = problems.iter().map(line).collect();
+            let lines: Vec<_> = problems.iter().map(Problem::in_place).collect();
             lines.join("\n")
         }
     };
@@ -58,21 +58,6 @@ fn condition(policy: &PolicyStatus) -> Value {
         "message": message,
         "observedGeneration": policy.generation,
     })
-}
-
-/// One problem without its file and object: whoever reads the condition has it before them.
-fn line(problem: &Problem) -> String {
-    let Problem {
-        field,
-        message,
-        cure,
-        ..
-    } = problem;
-    if field.is_empty() {
-        format!("{message}; {cure}")
-    } else {
-        format!("{field}: {message}; {cure}")
-    }
 }
 
 /// Whether a condition that was read says what `new` does. Schemas of older Istio releases

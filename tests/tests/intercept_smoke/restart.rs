@@ -166,3 +166,36 @@ fn every_needed_feature_is_found_where_the_mesh_works() {
         assert!(feature.present || !feature.needed, "{feature:?}");
     }
 }
+
+#[test]
+fn a_farewell_leaves_nothing_and_a_superseded_agent_cannot_say_it() {
+    let mut bed = Bed::new("farewell");
+    bed.enrol(&[POD_V4, POD_V6], true);
+    let server = bed.outside.run(|| TcpListener::bind("[::]:0").unwrap());
+    let port = server.local_addr().unwrap().port();
+    let newer = Interceptor::open(&bed.options).unwrap();
+    assert!(!bed.interceptor().remove().unwrap(), "superseded");
+    let attached = newer.attachments();
+    assert!(attached.iter().all(|link| link.attached), "{attached:?}");
+    let pods = newer.kernel_pods().unwrap();
+    let [pod] = &pods[..] else { panic!("{pods:?}") };
+    assert!(pod.redirected && pod.guarded);
+
+    assert!(newer.remove().unwrap());
+    assert!(!bed.options.pin_dir.exists());
+    // Both agents are still there, and hold their descriptors.
+    for ip in [OUT_V4, OUT_V6] {
+        let app = bed.app(|| kind_of(TcpStream::connect(addr(ip, port))));
+        assert_eq!(app.says(), "connected");
+        let (_, peer) = server.accept().unwrap();
+        let peer = mesh_agent::addr::canonical(peer).ip().to_string();
+        assert!([POD_V4, POD_V6].contains(&peer.as_str()), "{peer}");
+    }
+    for ip in [POD_V4, POD_V6] {
+        let app = bed.pod.run(|| TcpListener::bind(addr(ip, 0)).unwrap());
+        let to = app.local_addr().unwrap();
+        let stream = bed.outside.run(|| TcpStream::connect(to).unwrap());
+        let (_, peer) = app.accept().unwrap();
+        assert_eq!(peer, stream.local_addr().unwrap());
+    }
+}

@@ -32,7 +32,16 @@ impl Fleet {
             });
         }
         self.workers.forget(&pod, !alive).await;
+        self.tell();
         tracing::info!(pod = %uid, alive, "released");
+    }
+
+    /// Has every pod leave the mesh, those of earlier agents too.
+    pub(in crate::agent) async fn release_all(&self) {
+        for (uid, _) in self.pods() {
+            self.release(&uid).await;
+        }
+        self.release_from_kernel(|_| true);
     }
 
     /// Has the kernel let go of the pods that an earlier agent enrolled and that are

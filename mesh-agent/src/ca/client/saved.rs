@@ -84,6 +84,29 @@ pub(super) fn write(
     Ok(disk::replace(&path, &text, 0o600)?)
 }
 
+/// Removes what agents have saved of trust in `state_dir`, and its folder if nothing else is in it.
+///
+/// # Errors
+/// Those of the system, but for what is gone already.
+pub fn forget(state_dir: &Path) -> io::Result<()> {
+    let path = path(state_dir);
+    for removed in [
+        std::fs::remove_file(&path),
+        std::fs::remove_dir(state_dir.join("trust")),
+    ] {
+        match removed {
+            Err(error)
+                if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty]
+                    .contains(&error.kind()) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("trust").join("own.json")
 }

@@ -2,6 +2,8 @@
 
 use kube::core::{ApiResource, GroupVersionKind};
 
+use crate::model::UnreadKind;
+
 /// The namespace of Isthmus itself, whose MeshConfig holds.
 pub const NAMESPACE: &str = "isthmus-system";
 
@@ -43,6 +45,18 @@ pub(super) const OPTIONAL: [Optional; 3] = [
         kind: "MeshConfig",
         plural: "meshconfigs",
     },
+];
+
+/// The kinds of policy, which have a status, by the name of the kind.
+pub(super) const POLICIES: [(&str, UnreadKind); 2] = [
+    (
+        "authorizationpolicies.security.istio.io",
+        UnreadKind::AuthorizationPolicy,
+    ),
+    (
+        "peerauthentications.security.istio.io",
+        UnreadKind::PeerAuthentication,
+    ),
 ];
 
 /// The kinds that every API server has.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::intern::Interner;
-use super::kinds::{Kind, NAMESPACE};
+use super::kinds::{Kind, NAMESPACE, POLICIES};
 use super::pod::{self, PodBody};
 use super::received::{Body, Received};
 use crate::config::document;
@@ -38,6 +38,9 @@ pub(super) struct Read {
     /// What must be feared of it then.
     pub(super) feared: Vec<Sourced<UnreadPolicy>>,
     pub(super) problems: Vec<Problem>,
+    /// `metadata.generation` of a policy: its status names the version that it is about. 0 of
+    /// anything else, of which a new generation need not mean anything.
+    pub(super) generation: i64,
 }
 
 /// What a body is read into.
@@ -80,6 +83,7 @@ impl Readable for Value {
 }
 
 fn read(mut object: Value, kind: &Kind) -> Read {
+    let generation = generation(&object, kind);
     if let Value::Object(fields) = &mut object {
         // Items of a list leave them to the list.
         fields.insert("apiVersion".to_owned(), kind.api_version().into());
@@ -91,6 +95,7 @@ fn read(mut object: Value, kind: &Kind) -> Read {
             objects: Some(Objects::default()),
             feared: Vec::new(),
             problems: vec![elsewhere],
+            generation,
         };
     }
     // Whatever JSON holds, the other has a place for.
@@ -102,14 +107,26 @@ fn read(mut object: Value, kind: &Kind) -> Read {
                 objects: Some(objects),
                 feared: Vec::new(),
                 problems: Vec::new(),
+                generation,
             }
         }
         Err(rejected) => Read {
             objects: None,
             feared: rejected.policies,
             problems: rejected.problems,
+            generation,
         },
     }
+}
+
+fn generation(object: &Value, kind: &Kind) -> i64 {
+    let name = kind.name();
+    if POLICIES.iter().all(|(policy, _)| *policy != name) {
+        return 0;
+    }
+    object["metadata"]["generation"]
+        .as_i64()
+        .unwrap_or_default()
 }
 
 /// Annotations of others that mean something to the model.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::kinds;
+use super::kinds::{self, POLICIES};
 use super::read::{Change, Key, Read, Update};
-use crate::config::Loaded;
+use crate::config::{Loaded, PolicyVersion};
 use crate::model::{
     self, LocalPod, Objects, Origin, Place, Pod, Problem, Seen, Sourced, Stage, World,
 };
@@ -35,6 +35,8 @@ struct Entry {
     objects: Objects,
     ever_good: bool,
     problems: Vec<Problem>,
+    /// Of the current version, as [`Read::generation`].
+    generation: i64,
 }
 
 /// The pods, in no order.
@@ -125,7 +127,26 @@ impl Store {
             problems,
             complete,
             all_found: built.all_found && complete,
+            policies: self.policies(),
         })
+    }
+
+    fn policies(&self) -> Arc<[PolicyVersion]> {
+        let kinds = POLICIES
+            .iter()
+            .filter_map(|(name, kind)| Some((kind, self.others.get(*name)?)));
+        let versions = kinds.flat_map(|(kind, entries)| {
+            entries
+                .iter()
+                .map(|((namespace, name), entry)| PolicyVersion {
+                    kind: *kind,
+                    namespace: Arc::clone(namespace),
+                    name: Arc::clone(name),
+                    generation: entry.generation,
+                    unread: entry.problems.clone(),
+                })
+        });
+        versions.collect()
     }
 
     fn is_complete(&self) -> bool {
@@ -228,8 +249,10 @@ impl Entry {
             objects,
             feared,
             problems,
+            generation,
         } = read;
         let mut different = std::mem::replace(&mut self.problems, problems) != self.problems;
+        different |= std::mem::replace(&mut self.generation, generation) != generation;
         let objects = match objects {
             Some(good) => {
                 different |= !std::mem::replace(&mut self.ever_good, true);

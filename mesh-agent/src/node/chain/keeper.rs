@@ -22,6 +22,8 @@ pub struct Keeper {
     settings: Settings,
     executable: PathBuf,
     state: Mutex<State>,
+    /// Held during a look; true once there are to be no more.
+    retired: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -38,6 +40,7 @@ impl Keeper {
             settings,
             executable,
             state: Mutex::default(),
+            retired: Mutex::default(),
         })
     }
 
@@ -98,7 +101,16 @@ impl Keeper {
         }
     }
 
+    /// Has it put nothing back any more, from when this returns. Blocks while it does.
+    pub fn retire(&self) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     fn look(&self) -> Result<Looked, ChainError> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Ok(Looked::default());
+        }
         let plugin = self.place.bin_dir.join(PLUGIN);
         // First, or the configuration would name what is not there.
         let installed = files::install(&self.executable, &plugin)?;

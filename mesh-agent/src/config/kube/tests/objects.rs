@@ -201,3 +201,40 @@ fn a_mirror_has_the_uid_that_the_kubelet_knows() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_policy_is_told_with_its_newest_version() {
+    let fake = Fake::new();
+    fake.serve("authorizationpolicies.security.istio.io");
+    let put = |name: &str, generation: i64, spec: Value| {
+        let mut policy = policy(name, spec);
+        policy["metadata"]["generation"] = generation.into();
+        fake.put(POLICIES, policy);
+    };
+    put("good", 3, json!({"rules": [{}]}));
+    put("typo", 1, json!({"rules": [{}]}));
+    let mut source = source(&fake).await;
+    // Name, generation and number of problems.
+    let versions = |loaded: &Loaded| -> Vec<(String, i64, usize)> {
+        let policies = loaded.policies.iter();
+        policies
+            .map(|it| {
+                assert_eq!(it.kind, model::UnreadKind::AuthorizationPolicy);
+                assert_eq!(&*it.namespace, "shop");
+                (it.name.to_string(), it.generation, it.unread.len())
+            })
+            .collect()
+    };
+    let first = source.changed().await;
+    let good = ("good".to_owned(), 3, 0);
+    assert_eq!(versions(&first), [good.clone(), ("typo".to_owned(), 1, 0)]);
+    put("typo", 2, json!({"rulez": []}));
+    let unread = until(&mut source, |it| !it.problems.is_empty()).await;
+    assert_eq!(versions(&unread), [good, ("typo".to_owned(), 2, 1)]);
+    // Another version that means the same is to be told of too.
+    put("good", 4, json!({"rules": [{}]}));
+    until(&mut source, |it| {
+        versions(it).contains(&("good".to_owned(), 4, 0))
+    })
+    .await;
+}
