@@ -314,14 +314,17 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
     available(0)?;
     let name = format!("{}/client", namespace.name());
     wait::until(
-        "the Service refuses",
+        "the Service refuses for want of endpoints",
         patience(60),
-        || Ok((connect()?["errno"] == "ECONNRESET").then_some(())),
+        || {
+            let seen = connect()?;
+            let told = agent.log()?;
+            let reason = told.iter().rev().find(|line| line["pod"] == name);
+            let reason = reason.is_some_and(|line| line["reason"] == "SERVICE_NO_ENDPOINT");
+            Ok((reason && seen["errno"] == "ECONNRESET").then_some(()))
+        },
         || format!("{:?}", connect()),
     )?;
-    agent.wait_log("that no endpoint is there", |line| {
-        line["target"] == "access" && line["pod"] == name && line["reason"] == "SERVICE_NO_ENDPOINT"
-    })?;
     namespace.kubectl(&["scale", "deployment/server", "--replicas=1"])?;
     available(1)?;
     answered()
