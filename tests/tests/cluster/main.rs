@@ -8,3 +8,4 @@ mod policies;
 mod power;
 mod probes;
 mod services;
+mod statuses;
