@@ -160,7 +160,21 @@ fn a_policy_lets_in_whom_it_names() -> Result<()> {
     Ok(())
 }
 
-/// What cannot be used replaces nothing, and is named with its field.
+/// Until the policy's condition has this status and speaks of `word`.
+fn wait_accepted(namespace: &Namespace<'_>, status: &str, word: &str) -> Result<()> {
+    let what = format!("isthmus.dev/Accepted is {status}");
+    namespace.watch("authorizationpolicy/guests", &what, |policy| {
+        let all = policy["status"]["conditions"].as_array()?;
+        let it = all.iter().find(|it| it["type"] == "isthmus.dev/Accepted")?;
+        (it["status"] == status
+            && it["observedGeneration"] == policy["metadata"]["generation"]
+            && it["message"].as_str()?.contains(word))
+        .then_some(())
+    })
+}
+
+/// What cannot be used replaces nothing, and is named with its field: by the agents, and on the
+/// policy itself.
 #[test]
 fn a_broken_policy_leaves_the_good_one_in_force() -> Result<()> {
     let cluster = Cluster::with_mesh()?;
@@ -188,9 +202,11 @@ fn a_broken_policy_leaves_the_good_one_in_force() -> Result<()> {
             || last.borrow().clone(),
         )?;
     }
+    wait_accepted(&namespace, "False", "spec.rules[0].to[0].operation.ports")?;
     ensure_answered(&ask(&namespace, "alice")?)?;
     ensure_reset(&ask(&namespace, "bob")?)?;
     namespace.apply(&only(&namespace, "bob"))?;
+    wait_accepted(&namespace, "True", "")?;
     for agent in &agents {
         wait_verdict(agent, &namespace, "bob", "allowed")?;
         wait_verdict(agent, &namespace, "alice", "denied")?;

@@ -144,7 +144,7 @@ fn services_of_every_kind_answer_by_name() -> Result<()> {
                 .is_some_and(|it| it.contains(&name))
     })?;
     affinity(&namespace)?;
-    local(&namespace)
+    local(&cluster, &namespace)
 }
 
 /// A client stays with the pod that it was led to first.
@@ -158,17 +158,40 @@ fn affinity(namespace: &Namespace<'_>) -> Result<()> {
 }
 
 /// Each client is led to the pod of its own node, and nowhere when that is gone.
-fn local(namespace: &Namespace<'_>) -> Result<()> {
+fn local(cluster: &Cluster, namespace: &Namespace<'_>) -> Result<()> {
     let node = |pod: &str| -> Result<String> {
         let object = namespace.get(&format!("pod/{pod}"))?;
         let node = object["spec"]["nodeName"].as_str();
         node.map(str::to_owned).context("a pod that runs")
     };
-    for (client, at) in [("client-1", "n1"), ("client-2", "n2")] {
+    let clients = [("client-1", "n1"), ("client-2", "n2")];
+    for (client, at) in clients {
         for _ in 0..10 {
             let seen = curl(namespace, client, "-4", "http://near/")?;
             ensure!(node(&seen)? == at, "{client} on {at} was led to {seen}");
         }
+    }
+    let left = node("web-0")?;
+    namespace.kubectl(&["scale", "statefulset/web", "--replicas=1"])?;
+    namespace.wait("delete", "pod/web-1")?;
+    for (client, at) in clients {
+        let name = format!("{}/{client}", namespace.name());
+        let agent = cluster.agent(at)?;
+        wait::until(
+            &format!("{client} is led to its own node or nowhere"),
+            patience(60),
+            || {
+                let seen = curl(namespace, client, "-4", "http://near/");
+                if at == left {
+                    return Ok(seen.is_ok().then_some(()));
+                }
+                let told = agent.log()?;
+                let last = told.iter().rev().find(|line| line["pod"] == name);
+                let why = last.is_some_and(|it| it["reason"] == "SERVICE_NO_LOCAL_ENDPOINT");
+                Ok((seen.is_err() && why).then_some(()))
+            },
+            String::new,
+        )?;
     }
     Ok(())
 }
@@ -314,14 +337,17 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
     available(0)?;
     let name = format!("{}/client", namespace.name());
     wait::until(
-        "the Service refuses",
+        "the Service refuses for want of endpoints",
         patience(60),
-        || Ok((connect()?["errno"] == "ECONNRESET").then_some(())),
+        || {
+            let seen = connect()?;
+            let told = agent.log()?;
+            let reason = told.iter().rev().find(|line| line["pod"] == name);
+            let reason = reason.is_some_and(|line| line["reason"] == "SERVICE_NO_ENDPOINT");
+            Ok((reason && seen["errno"] == "ECONNRESET").then_some(()))
+        },
         || format!("{:?}", connect()),
     )?;
-    agent.wait_log("that no endpoint is there", |line| {
-        line["target"] == "access" && line["pod"] == name && line["reason"] == "SERVICE_NO_ENDPOINT"
-    })?;
     namespace.kubectl(&["scale", "deployment/server", "--replicas=1"])?;
     available(1)?;
     answered()
