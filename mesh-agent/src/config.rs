@@ -32,6 +32,7 @@ pub use document::read_objects;
 pub use folder::{FolderSource, Offline, read_folder};
 pub use kube::{KindHealth, KubeHealth, KubeSource, NAMESPACE};
 pub use local::check_local_pod;
+pub(crate) use local::local_problem;
 pub use source::{ConfigError, Loaded, PolicyVersion, Source};
 
 pub use crate::model::Problem;

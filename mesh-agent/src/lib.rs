@@ -6,10 +6,10 @@
 //! 2. A worker of the [`proxy`] accepts it and takes the original destination
 //!    ([`addr`]) from the kernel. Who is calling is settled by the kernel's own
 //!    facts, the namespace and cgroup of the socket, never by an address.
-//! 3. The [`model`], which [`config`] keeps up to date, tells whose the
-//!    destination is; [`policy`] decides, and its permit is what the next step asks for.
-//! 4. The agent opens a tunnel to the destination's node, as pod A's [`identity`],
-//!    over mutual [`tls`], and asks for the destination in the words of [`hbone`].
+//! 3. The [`model`], which [`config`] keeps up to date out of files or of the [`kubernetes`] API,
+//!    with what the [`node`] itself knows of its pods, tells whose the destination is; [`policy`] decides, and its permit is what the next step asks for.
+//! 4. The agent opens a tunnel to the destination's node, as pod A's [`identity`], which a
+//!    [`ca`] certifies, over mutual [`tls`], and asks for the destination in the words of [`hbone`].
 //! 5. On the other node, `sk_lookup` brings the tunnel to the agent's listener
 //!    inside pod B. That agent proves to be pod B, learns who pod A is, asks its own
 //!    [`policy`], and dials the application over pod B's own address.

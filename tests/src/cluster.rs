@@ -7,6 +7,7 @@ mod kubectl;
 mod mesh;
 mod namespace;
 mod node;
+mod talk;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,7 @@ pub use self::apps::Apps;
 pub use self::kubectl::Object;
 pub use self::namespace::Namespace;
 pub use self::node::Node;
+pub use self::talk::Talk;
 
 use crate::netns::Netns;
 use crate::process;

@@ -36,6 +36,12 @@ pub struct Status {
     pub config: ConfigStatus,
     /// What stands in the kernel.
     pub kernel: KernelStatus,
+    /// The CNI plugin's place; none where this agent does not keep it in one.
+    #[serde(default)]
+    pub cni: Option<CniStatus>,
+    /// The kubelet's probes.
+    #[serde(default)]
+    pub probes: ProbesStatus,
     /// Who certifies the workloads.
     #[serde(default)]
     pub authority: AuthorityStatus,
@@ -84,6 +90,25 @@ pub struct ApiKindStatus {
     /// Seconds since it is not heard; none while it is.
     pub away_for_s: Option<u64>,
     /// Why, as the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// The CNI plugin in the container runtime's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniStatus {
+    /// The file that the runtime uses, with the plugin in it; none while it is in none.
+    pub file: Option<String>,
+    /// What stands in the way, one line each.
+    pub problems: Vec<String>,
+}
+
+/// Whether the kubelet's probes reach pods whatever their policy. Without either field
+/// nobody's are to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbesStatus {
+    /// The kubelet's control group, whose connections pass.
+    pub cgroup: Option<String>,
+    /// Why none pass.
     pub error: Option<String>,
 }
 

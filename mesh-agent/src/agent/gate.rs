@@ -45,16 +45,15 @@ pub(super) fn open(
         let executable = std::env::current_exe().map_err(Error::Start)?;
         let keeper = Keeper::new(place.clone(), settings.clone(), executable);
         view.show_chain(&keeper);
-        let keeping = Arc::clone(&keeper);
         let fleet = Arc::clone(fleet);
+        kept = Some(Arc::clone(&keeper));
         tasks.spawn(async move {
             tokio::select! {
-                () = keeping.keep() => {}
+                () = keeper.keep() => {}
                 // The newer agent keeps a plugin of its own there.
                 () = superseded(&fleet) => {}
             }
         });
-        kept = Some(keeper);
     }
     Ok((kept, tasks))
 }
@@ -176,12 +175,6 @@ impl Gate for NodeGate {
             }
         })
     }
-
-    fn ready(&self) -> Result<(), Refusal> {
-        self.view
-            .ready()
-            .map_err(|missing| Refusal(missing.join("; ")))
-    }
 }
 
 /// The pod in the configuration. One that was read from a folder has no UID, and is known by
@@ -195,4 +188,54 @@ fn find<'a>(world: &'a World, pod: &PodSandbox) -> Result<Option<&'a Arc<Workloa
         return Ok(found);
     }
     Err("the agent has heard only of another pod with this name, which it replaces".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::read_objects;
+    use crate::model::build;
+
+    /// The kubelet's UID of a pod of its own files, as the mirror's annotation has it.
+    const HASH: &str = "0123456789abcdef0123456789abcdef";
+
+    fn world(uid: &str) -> World {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop{uid}}}\n\
+             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.1}}\n"
+        );
+        let objects = read_objects(Path::new("world.yaml"), &text).unwrap();
+        build([&objects], "here", None).world
+    }
+
+    /// Whether the pod is found, or refused as another.
+    fn found(world: &World, name: &str, uid: &str) -> Result<bool, String> {
+        let pod = PodSandbox {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            container_id: String::new(),
+            netns: None,
+            addresses: Vec::new(),
+        };
+        find(world, &pod).map(|found| found.is_some())
+    }
+
+    #[test]
+    fn a_pod_is_known_by_the_uid_of_the_nodes_kubelet() {
+        let mirror = world(&format!(", uid: {HASH}"));
+        assert_eq!(found(&mirror, "web", HASH), Ok(true));
+        assert_eq!(
+            found(&mirror, "web", ""),
+            Ok(true),
+            "not every runtime tells"
+        );
+        assert_eq!(found(&mirror, "other", HASH), Ok(false));
+        // An earlier or later pod of the name.
+        found(&mirror, "web", "f5c3c1a0-0000-4000-8000-000000000001").unwrap_err();
+        // A folder's pod mostly has none.
+        assert_eq!(found(&world(""), "web", HASH), Ok(true));
+    }
 }

@@ -18,13 +18,13 @@ use super::fleet::{Fleet, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    ApiKindStatus, Attachment, AuditReport, ConfigStatus, KernelStatus, Limits, Status,
-    WorkloadState, WorkloadStatus,
+    ApiKindStatus, Attachment, AuditReport, CniStatus, ConfigStatus, KernelStatus, Limits,
+    ProbesStatus, Status, WorkloadState, WorkloadStatus,
 };
-use crate::config::{KubeHealth, check_local_pod};
+use crate::config::{KindHealth, KubeHealth, check_local_pod};
 use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
-use crate::model::{Workload, World};
+use crate::model::{Origin, Problem, Severity, Workload, World};
 use crate::node::chain::Keeper;
 use crate::observe::{ConnectionInfo, Flow};
 use crate::proxy::{Pod, Shared};
@@ -148,6 +148,15 @@ impl View {
         }
     }
 
+    fn probes(&self) -> ProbesStatus {
+        let interceptor = &self.shared.interceptor;
+        let cgroup = interceptor.kubelet_cgroup();
+        ProbesStatus {
+            cgroup: cgroup.map(|cgroup| cgroup.display().to_string()),
+            error: interceptor.kubelet_error().map(|error| error.to_string()),
+        }
+    }
+
     /// What the kernel and the agent say of one workload.
     fn judge(
         &self,
@@ -212,6 +221,26 @@ impl View {
     }
 }
 
+/// What of the Kubernetes API is not heard now.
+fn unheard(health: &KubeHealth) -> Vec<Problem> {
+    let kinds = health.kinds().into_iter();
+    let problem = |kind: KindHealth| {
+        let seconds = kind.away_since?.elapsed().as_secs();
+        let error = kind.error.as_deref().unwrap_or("no answer");
+        let message = format!("not heard for {seconds} s: {error}");
+        Some(Problem {
+            file: Origin::API.into(),
+            object: None,
+            field: kind.kind,
+            message,
+            cure: "what is known stays in force; see that the API server is up and that the agent may list these"
+                .to_owned(),
+            severity: Severity::Error,
+        })
+    };
+    kinds.filter_map(problem).collect()
+}
+
 fn api_kinds(health: &KubeHealth) -> Vec<ApiKindStatus> {
     let kinds = health.kinds().into_iter();
     let kinds = kinds.map(|kind| ApiKindStatus {
@@ -237,12 +266,9 @@ impl AgentView for View {
         let (open_files, max_open_files) = limits::open_files();
         let not_ready = self.ready().err().unwrap_or_default();
         let mut problems = self.fleet.problems();
-        problems.extend(
-            self.chain
-                .get()
-                .into_iter()
-                .flat_map(|chain| chain.problems()),
-        );
+        let chain = self.chain.get();
+        problems.extend(chain.into_iter().flat_map(|chain| chain.problems()));
+        problems.extend(self.api.iter().flat_map(unheard));
         Status {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,6 +286,11 @@ impl AgentView for View {
                 problems: problems.iter().map(ToString::to_string).collect(),
             },
             kernel: self.kernel(),
+            cni: chain.map(|chain| CniStatus {
+                file: chain.file().map(|file| file.display().to_string()),
+                problems: chain.problems().iter().map(ToString::to_string).collect(),
+            }),
+            probes: self.probes(),
             authority: self.identities.status(),
             trust: identity::trust(&self.identities.trust),
             tls: identity::tls(&self.identities.parameters),

@@ -4,7 +4,7 @@ mod identity;
 
 use super::human;
 use super::table::{self, Kind};
-use crate::admin::api::{Attachment, Status};
+use crate::admin::api::{ApiKindStatus, Attachment, ProbesStatus, Status};
 
 pub(super) fn render(status: &Status) -> String {
     let mut out = String::new();
@@ -74,16 +74,22 @@ fn summary(out: &mut String, status: &Status) {
             config.dir, config.generation
         ),
     );
-    let away = config
-        .api
-        .iter()
-        .filter_map(|it| Some((it, it.away_for_s?)));
-    for (kind, seconds) in away {
-        let error = kind.error.as_deref().unwrap_or("no answer yet");
-        let away = human::seconds(seconds);
-        line("", format!("{} not heard for {away}: {error}", kind.kind));
+    if !config.api.is_empty() {
+        for (i, text) in api(&config.api).into_iter().enumerate() {
+            line(if i == 0 { "API" } else { "" }, text);
+        }
+    }
+    if let Some(cni) = &status.cni {
+        line(
+            "CNI",
+            match &cni.file {
+                Some(file) => format!("the plugin is in {file}"),
+                None => "the plugin is in NO configuration: pods start without it".to_owned(),
+            },
+        );
     }
     line("kernel", status.kernel.release.clone());
+    line("probes", probes(&status.probes));
     line(
         "traffic",
         format!(
@@ -101,6 +107,35 @@ fn summary(out: &mut String, status: &Status) {
         "log",
         format!("{} dropped", count(status.log_lines_dropped, "line")),
     );
+}
+
+/// How the Kubernetes API is heard, in lines.
+fn api(kinds: &[ApiKindStatus]) -> Vec<String> {
+    let lines = kinds.iter().filter_map(|kind| {
+        let what = &kind.kind;
+        match (kind.away_for_s, kind.synced) {
+            (Some(seconds), _) => {
+                let error = kind.error.as_deref().unwrap_or("no answer yet");
+                let away = human::seconds(seconds);
+                Some(format!("{what} NOT HEARD for {away}: {error}"))
+            }
+            (None, false) => Some(format!("{what} not listed yet")),
+            (None, true) => None,
+        }
+    });
+    let mut lines: Vec<_> = lines.collect();
+    if lines.is_empty() {
+        lines.push(format!("heard, {}", count(kinds.len() as u64, "kind")));
+    }
+    lines
+}
+
+fn probes(probes: &ProbesStatus) -> String {
+    match (&probes.error, &probes.cgroup) {
+        (Some(error), _) => format!("NOT let through: {error}"),
+        (None, Some(cgroup)) => format!("let through from {cgroup}"),
+        (None, None) => "let through from nowhere: no kubelet was named".to_owned(),
+    }
 }
 
 fn attachments(out: &mut String, attachments: &[Attachment]) {

@@ -168,7 +168,24 @@ fn the_status_for_people() {
         trust_domain: "cluster.local".into(),
         inbound_mode: "STRICT".into(),
         config: ConfigStatus {
-            api: Vec::new(),
+            api: vec![
+                ApiKindStatus {
+                    kind: "pods".into(),
+                    synced: true,
+                    away_for_s: Some(75),
+                    error: Some("connection refused".into()),
+                    ..Default::default()
+                },
+                ApiKindStatus {
+                    kind: "services".into(),
+                    synced: true,
+                    ..Default::default()
+                },
+                ApiKindStatus {
+                    kind: "nodes".into(),
+                    ..Default::default()
+                },
+            ],
             dir: "/etc/mesh".into(),
             generation: 3,
             problems: vec!["pods.yaml: Pod shop/db: spec.nodeName is missing".into()],
@@ -189,6 +206,14 @@ fn the_status_for_people() {
                 },
             ],
             counters: BTreeMap::from([("redirected".into(), 12)]),
+        },
+        cni: Some(CniStatus {
+            file: Some("/etc/cni/net.d/10-net.conflist".into()),
+            problems: Vec::new(),
+        }),
+        probes: ProbesStatus {
+            cgroup: None,
+            error: Some("no kubelet runs here".into()),
         },
         authority: AuthorityStatus {
             kind: "remote".into(),
@@ -250,7 +275,11 @@ node          left, NOT READY
 agent         version 0.1.0, pid 42, up 3m05s
 mesh          trust domain cluster.local, STRICT
 config        /etc/mesh, generation 3, 1 problem
+API           pods NOT HEARD for 1m15s: connection refused
+              nodes not listed yet
+CNI           the plugin is in /etc/cni/net.d/10-net.conflist
 kernel        6.18.0
+probes        NOT let through: no kubelet runs here
 traffic       2 connections open, 1 tunnel open
 open files    40 of 20000
 log           no lines dropped

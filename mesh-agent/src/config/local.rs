@@ -32,16 +32,30 @@ struct Finding(String, String);
 
 impl Finding {
     fn problem(self, workload: &Workload, annotation: &str) -> Problem {
-        Problem {
-            file: workload.origin.file.to_path_buf(),
-            object: Some(format!("Pod {}", workload.uid)),
-            field: format!("metadata.annotations[{annotation}]"),
-            message: self.0,
-            cure: self.1,
-            severity: crate::model::Severity::Error,
-        }
+        let Self(message, cure) = self;
+        local_problem(workload, annotation, message, &cure)
     }
 }
+
+/// What is wrong with a place that a pod of this node names in `annotation`. Of a pod of the
+/// Kubernetes API it is what the node showed of its UID, and no annotation is to blame.
+pub(crate) fn local_problem(
+    workload: &Workload,
+    annotation: &str,
+    message: String,
+    cure: &str,
+) -> Problem {
+    let object = format!("Pod {}", workload.uid);
+    let (field, cure) = match workload.origin.is_of_api() {
+        true => ("metadata.uid".to_owned(), FOUND),
+        false => (format!("metadata.annotations[{annotation}]"), cure),
+    };
+    Problem::new(&workload.origin, object, field, message, cure)
+}
+
+/// The cure of what was found and is not right.
+const FOUND: &str = "it was found on the node and is looked for again; if this stays, give the agent the node's \
+                     /proc and the kubelet's cgroups (hostPID, --pods-cgroup)";
 
 fn check_netns(path: &Path) -> Result<(), Finding> {
     let cure = || {

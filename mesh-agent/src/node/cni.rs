@@ -65,12 +65,6 @@ pub trait Gate: Send + Sync {
 
     /// The sandbox ends, or never came to be. Told again and again, also for one that is unknown.
     fn leave<'a>(&'a self, pod: PodSandbox) -> BoxFuture<'a, ()>;
-
-    /// Whether pods may be started now at all.
-    ///
-    /// # Errors
-    /// Why not.
-    fn ready(&self) -> Result<(), Refusal>;
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::report;
 use crate::wait::patience;
 
 /// Marks namespaces of tests, with the process that made them.
-const LABEL: &str = "isthmus.dev/test";
+const LABEL: &str = "isthmus-test/process";
 
 /// A namespace with a life; deleted on drop.
 #[derive(Debug)]

@@ -3,9 +3,13 @@
 
 mod disruption;
 mod gate;
+mod kustomize;
+mod labels;
 mod loss;
 mod plain;
+mod policies;
 mod power;
 mod reboot;
+mod services;
 mod uninstall;
 mod upgrade;

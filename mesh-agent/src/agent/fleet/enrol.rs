@@ -7,12 +7,15 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{Problem, check_local_pod};
+use crate::config::{Problem, check_local_pod, local_problem};
 use crate::intercept::sockdiag::{self, Bypass};
 use crate::intercept::{Enrolment, Interceptor, NetnsCookie};
 use crate::model::{LocalPod, Workload};
 use crate::netns::{Netns, NetnsThread, prepare_current};
 use crate::proxy::{Pod, PodParts};
+
+const NETNS: &str = "isthmus.dev/netns";
+const CGROUP: &str = "isthmus.dev/cgroup";
 
 /// What enrolling needs of the agent.
 pub(super) struct Enroller {
@@ -76,14 +79,10 @@ impl Enroller {
         };
         let netns = Netns::open(&local.netns, &self.thread)
             .await
-            .map_err(|error| refused(vec![problem(&workload, "isthmus.dev/netns", &error)]))?;
+            .map_err(|error| refused(vec![problem(&workload, NETNS, &error)]))?;
         if let Err(owner) = self.claims.claim(netns.cookie(), &workload.uid) {
             let same = format!("leads to the network namespace of Pod {owner}");
-            return Err(refused(vec![problem(
-                &workload,
-                "isthmus.dev/netns",
-                &same,
-            )]));
+            return Err(refused(vec![problem(&workload, NETNS, &same)]));
         }
         let cookie = netns.cookie();
         let enrolled = self.enrol_in(&workload, &local, netns, strict).await;
@@ -102,7 +101,7 @@ impl Enroller {
         netns: Netns,
         strict: bool,
     ) -> Result<Arc<Pod>, Vec<Problem>> {
-        let netns_problem = |error: io::Error| vec![problem(workload, "isthmus.dev/netns", &error)];
+        let netns_problem = |error: io::Error| vec![problem(workload, NETNS, &error)];
         let prepared = self.thread.run(netns.as_fd(), prepare_current).await;
         let prepared = prepared.map_err(io::Error::from).and_then(|done| done);
         let prepared = prepared.map_err(netns_problem)?;
@@ -124,7 +123,7 @@ impl Enroller {
                 port,
                 strict,
             })
-            .map_err(|error| vec![problem(workload, "isthmus.dev/cgroup", &error)])?;
+            .map_err(|error| vec![problem(workload, CGROUP, &error)])?;
         let (netns, listener) = (Arc::new(netns), prepared.listener);
         let parts = PodParts {
             workload: Arc::clone(workload),
@@ -152,11 +151,14 @@ impl Enroller {
 }
 
 fn problem(workload: &Workload, annotation: &str, error: &dyn std::fmt::Display) -> Problem {
-    Problem::new(
-        &workload.origin,
-        format!("Pod {}", workload.uid),
-        format!("metadata.annotations[{annotation}]"),
-        error.to_string(),
-        "see the message; the pod is tried again until it works",
-    )
+    let what = match annotation {
+        CGROUP => "cgroup",
+        _ => "network namespace",
+    };
+    let message = match workload.origin.is_of_api() {
+        true => format!("its {what}: {error}"),
+        false => error.to_string(),
+    };
+    let cure = "see the message; the pod is tried again until it works";
+    local_problem(workload, annotation, message, cure)
 }

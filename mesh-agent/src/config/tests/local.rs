@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::check_local_pod;
 use super::super::document::read_objects;
 use super::Folder;
-use crate::model::{Workload, build};
+use crate::model::{Origin, Workload, build};
 
 /// A network namespace that every process can name.
 const OWN_NETNS: &str = "/proc/self/ns/net";
@@ -75,6 +75,25 @@ fn what_does_not_exist_or_is_something_else() {
             ),
         ]
     );
+}
+
+#[test]
+fn of_a_pod_of_the_api_no_annotation_is_blamed() {
+    let mut pod = pod(Path::new("/none"), Path::new("/none"));
+    pod.origin = Origin::api();
+    let problems = check_local_pod(&pod, Path::new("/sys"));
+    let [netns, cgroup] = &problems[..] else {
+        panic!("{problems:?}")
+    };
+    for (problem, what) in [
+        (netns, "network namespace /none: "),
+        (cgroup, "cgroup /none: "),
+    ] {
+        assert_eq!(problem.field, "metadata.uid");
+        assert!(problem.message.starts_with(what), "{problem}");
+        assert!(!problem.to_string().contains("annotation"), "{problem}");
+        assert!(problem.cure.contains("--pods-cgroup"), "{problem}");
+    }
 }
 
 #[test]

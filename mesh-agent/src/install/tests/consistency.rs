@@ -212,7 +212,7 @@ fn the_binary_understands_what_the_manifests_tell_it() {
         panic!("the agent does not run")
     };
     let grace = &template(agent)["terminationGracePeriodSeconds"];
-    assert_eq!(grace, run.drain_timeout + 10);
+    assert_eq!(grace, run.drain_timeout + 15);
     let probe = &template(agent)["containers"][0]["readinessProbe"]["exec"]["command"];
     let probe = probe
         .as_array()

@@ -100,14 +100,11 @@ fn answer(
             }
             Ok(None)
         }
-        Operation::Status => match ask(config, Question::Ready) {
-            _ if config.fail_open => Ok(None),
-            Ok(Answer::Refused(reason)) => Err(unavailable(&reason)),
-            Ok(_) => Ok(None),
-            Err(away) => Err(unavailable(&away)),
-        },
-        // The plugin keeps nothing by itself, and the agent looks after its pods.
-        Operation::Gc | Operation::Version => Ok(None),
+        // That the plugin can run is all that it says. To tell of an agent that is away would be
+        // worse than that: containerd 2 and later makes the node NotReady then, and after five
+        // minutes its pods are evicted, those too that the mesh is nothing to. ADD refuses.
+        // And the plugin keeps nothing by itself, and the agent looks after its pods.
+        Operation::Status | Operation::Gc | Operation::Version => Ok(None),
     }
 }
 
@@ -144,15 +141,6 @@ fn admit(pod: &PodSandbox, config: &NetConf, notes: &mut String) -> Result<(), F
         return Ok(());
     }
     Err(Failure::new(Code::TryAgainLater, refused, ""))
-}
-
-fn unavailable(reason: &str) -> Failure {
-    let msg = format!("isthmus: the node's agent is not ready ({reason})");
-    Failure::new(
-        Code::NotAvailable,
-        msg,
-        "no pod can start on this node until it is",
-    )
 }
 
 fn operation(environment: &HashMap<String, String>) -> Result<Operation, Failure> {

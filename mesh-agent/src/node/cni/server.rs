@@ -116,10 +116,6 @@ async fn answer(question: Question, gate: &dyn Gate) -> Answer {
                 gate.leave(pod).await;
                 Answer::Done
             }
-            Question::Ready => match gate.ready() {
-                Ok(()) => Answer::Done,
-                Err(refusal) => Answer::Refused(refusal.0),
-            },
         }
     };
     let answered = tokio::time::timeout(GATE_LIMIT, asked).await;

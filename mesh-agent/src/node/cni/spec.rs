@@ -49,7 +49,6 @@ pub(super) enum Code {
     Undecodable = 6,
     InvalidConfiguration = 7,
     TryAgainLater = 11,
-    NotAvailable = 50,
 }
 
 /// An answer that says no.

@@ -16,8 +16,6 @@ pub(super) enum Question {
     Admit(PodSandbox),
     /// The pod ends.
     Leave(PodSandbox),
-    /// May pods start?
-    Ready,
 }
 
 /// The agent's.
@@ -28,6 +26,6 @@ pub(super) enum Answer {
     Admitted(Admitted),
     /// No, and why.
     Refused(String),
-    /// Heard, or yes.
+    /// Heard.
     Done,
 }
