@@ -97,7 +97,9 @@ impl Fleet {
             all_found,
             policies,
         } = loaded;
-        for problem in &problems {
+        // Each change brings all of them again: only what is new is news.
+        let known = self.lock().problems.clone();
+        for problem in problems.iter().filter(|it| !known.contains(it)) {
             tracing::warn!(target: "config", %problem, "configuration");
         }
         // Who is trusted goes before who is let in.

@@ -44,6 +44,16 @@ fn an_uninstalled_mesh_leaves_the_nodes_as_they_were() -> Result<()> {
         !capture.stop()?.contains(within.as_bytes()),
         "it was not in the mesh"
     );
+    for node in &nodes {
+        // Or what is looked for afterwards could not be seen anyway.
+        let during = Traces::of(node)?;
+        let pins = during.files.keys().any(|path| path.contains("isthmus/"));
+        ensure!(
+            pins && !during.programs.is_empty() && !during.lookups.is_empty(),
+            "the mesh is not seen on {}: {during:#?}",
+            node.name()
+        );
+    }
     let containers = containers(&namespace)?;
 
     cluster.uninstall_by_command()?;
@@ -78,7 +88,7 @@ const CONFLIST: &str = "/etc/cni/net.d/10-bridge.conflist";
 struct Traces {
     /// Files of the folders where an agent writes; an empty folder counts as none, since the
     /// kubelet makes those that a pod mounts.
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, String>,
     /// Programs on the node's cgroups, by cgroup and type.
     programs: Vec<String>,
     /// Links in the network namespaces of its pods.
@@ -98,7 +108,7 @@ impl Traces {
         let root = node.path("/")?.to_string_lossy().into_owned();
         let files = files
             .into_iter()
-            .map(|(path, bytes)| (path.trim_start_matches(&root).to_owned(), bytes))
+            .map(|(path, text)| (path.trim_start_matches(&root).to_owned(), text))
             .collect();
         Ok(Self {
             files,
@@ -108,7 +118,7 @@ impl Traces {
     }
 }
 
-fn collect(folder: &Path, files: &mut BTreeMap<String, Vec<u8>>, read: bool) -> Result<()> {
+fn collect(folder: &Path, files: &mut BTreeMap<String, String>, read: bool) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
@@ -121,12 +131,12 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, Vec<u8>>, read: bool) -> 
             continue;
         }
         let is_file = read && entry.file_type()?.is_file();
-        let bytes = if is_file {
-            fs::read(&path)?
-        } else {
-            Vec::new()
+        // Each byte can be told, and what is text can be read.
+        let text = match is_file {
+            true => fs::read(&path)?.escape_ascii().to_string(),
+            false => String::new(),
         };
-        files.insert(path.display().to_string(), bytes);
+        files.insert(path.display().to_string(), text);
     }
     Ok(())
 }
