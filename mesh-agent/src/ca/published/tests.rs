@@ -32,9 +32,10 @@ impl Namespace {
             return Reply::Json(self.object());
         }
         if asked.path.ends_with(NAME) {
-            return match *self.roots.lock().unwrap() {
-                Some(_) => Reply::Json(self.object()),
-                None => Reply::Fail(404, "NotFound"),
+            let there = self.roots.lock().unwrap().is_some();
+            return match there {
+                true => Reply::Json(self.object()),
+                false => Reply::Fail(404, "NotFound"),
             };
         }
         assert!(
