@@ -135,11 +135,17 @@ fn merge(target: &mut Value, patch: Value) {
         (Value::Array(target), Value::Array(patch))
             if target.iter().chain(&patch).all(|item| name(item).is_some()) =>
         {
-            for item in patch {
-                match target.iter_mut().find(|there| name(there) == name(&item)) {
-                    Some(there) => merge(there, item),
-                    None => target.push(item),
-                }
+            // What the patch names comes first, in its order, as kustomize has it.
+            for (place, item) in patch.into_iter().enumerate() {
+                let item = match target.iter().position(|there| name(there) == name(&item)) {
+                    Some(at) => {
+                        let mut there = target.remove(at);
+                        merge(&mut there, item);
+                        there
+                    }
+                    None => item,
+                };
+                target.insert(place.min(target.len()), item);
             }
         }
         (target, patch) => *target = patch,
