@@ -308,7 +308,7 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
     let available = |count: u64| {
         namespace.watch("deployment/server", "its replicas are there", |it| {
             let status = &it["status"];
-            let seen = &it["status"]["observedGeneration"] == &it["metadata"]["generation"];
+            let seen = it["status"]["observedGeneration"] == it["metadata"]["generation"];
             (seen
                 && status["replicas"].as_u64().unwrap_or(0) == count
                 && status["readyReplicas"].as_u64().unwrap_or(0) == count)
