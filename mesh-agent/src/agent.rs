@@ -229,7 +229,8 @@ pub async fn run(
         log.dropped(),
     );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
-    let (keeper, _at_the_gate) = gate::open(&options, &view, &shared, &fleet, &sandboxes)?;
+    let (keeper, _at_the_gate) =
+        gate::open(&options, &view, &shared, &fleet, &sandboxes, client.clone())?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 

@@ -5,13 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
 use tokio::task::JoinSet;
 
 use super::fleet::Fleet;
 use super::view::View;
 use super::{Error, Options, TICK};
 use crate::admin::AgentView;
-use crate::model::{Workload, World};
+use crate::model::{Workload, World, asks_for_mesh};
 use crate::node::chain::Keeper;
 use crate::node::cni::{Admitted, BoxFuture, CniServer, Gate, PodSandbox, Refusal};
 use crate::node::{Sandboxes, by_run};
@@ -21,6 +23,9 @@ use crate::proxy::Shared;
 /// before the kubelet begins with it, or a moment later; enrolling takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the API may take to say who is to be in the mesh.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
 /// Serves the CNI plugin, and keeps it in the chain where that is wanted, until the tasks that
 /// are returned are dropped.
 pub(super) fn open(
@@ -29,6 +34,7 @@ pub(super) fn open(
     shared: &Arc<Shared>,
     fleet: &Arc<Fleet>,
     sandboxes: &Arc<Sandboxes>,
+    api: Option<Client>,
 ) -> Result<(Option<Arc<Keeper>>, JoinSet<()>), Error> {
     let mut tasks = JoinSet::new();
     let gate = NodeGate {
@@ -36,6 +42,7 @@ pub(super) fn open(
         shared: Arc::clone(shared),
         fleet: Arc::clone(fleet),
         sandboxes: Arc::clone(sandboxes),
+        api,
     };
     // Before the chain names it.
     let server = CniServer::bind(&options.run_dir)?;
@@ -71,6 +78,8 @@ struct NodeGate {
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
     sandboxes: Arc<Sandboxes>,
+    /// Where the configuration comes from the Kubernetes API.
+    api: Option<Client>,
 }
 
 impl NodeGate {
@@ -110,7 +119,10 @@ impl NodeGate {
             return Err("the agent has not heard of the pod yet".to_owned());
         };
         if !workload.meshed {
-            return Ok(Admitted::NotMeshed);
+            return match self.is_to_be_meshed(pod).await {
+                true => Err("the agent has not heard yet that it is to be in the mesh".to_owned()),
+                false => Ok(Admitted::NotMeshed),
+            };
         }
         if self.is_enrolled(workload, pod) {
             return Ok(Admitted::Enrolled);
@@ -123,6 +135,32 @@ impl NodeGate {
                      another object disputes its addresses; see `mesh-agent problems`"
                 .to_owned(),
         })
+    }
+
+    /// What the API says at this moment of a pod that the configuration has outside the mesh:
+    /// pods and namespaces are watched apart, so a pod may be heard of seconds before its
+    /// namespace's label. While the API is away, what is known counts.
+    async fn is_to_be_meshed(&self, pod: &PodSandbox) -> bool {
+        let Some(client) = &self.api else {
+            return false;
+        };
+        let pods =
+            Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client.clone(), &pod.namespace);
+        let namespaces = Api::<Namespace>::all(client.clone());
+        let both = async {
+            tokio::try_join!(
+                pods.get_metadata(&pod.name),
+                namespaces.get_metadata(&pod.namespace)
+            )
+        };
+        match tokio::time::timeout(ASK_LIMIT, both).await {
+            Ok(Ok((pod, namespace))) => {
+                let asks = asks_for_mesh(pod.metadata.labels.as_ref())
+                    .or_else(|| asks_for_mesh(namespace.metadata.labels.as_ref()));
+                asks == Some(true)
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     /// Whether the pod is enrolled in this sandbox, not in an earlier one.

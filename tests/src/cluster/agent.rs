@@ -94,13 +94,31 @@ impl Agent<'_> {
     /// # Errors
     /// Carries the last that was seen of it when that does not happen.
     pub fn wait_state(&self, namespace: &str, name: &str, state: &str) -> Result<Value> {
+        self.wait_workload(namespace, name, ("state", state))
+    }
+
+    /// Waits until plaintext to a pod is judged by this mode: `STRICT` or `PERMISSIVE`. Policies
+    /// are watched apart from pods, and may be heard later.
+    ///
+    /// # Errors
+    /// Carries the last that was seen of it when that does not happen.
+    pub fn wait_mode(&self, namespace: &str, name: &str, mode: &str) -> Result<Value> {
+        self.wait_workload(namespace, name, ("mode", mode))
+    }
+
+    fn wait_workload(
+        &self,
+        namespace: &str,
+        name: &str,
+        (field, value): (&str, &str),
+    ) -> Result<Value> {
         let last = std::cell::RefCell::new(None);
         wait::until(
-            &format!("{namespace}/{name} is {state} for {}", self.pod),
+            &format!("{namespace}/{name} is {value} for {}", self.pod),
             patience(60),
             || {
                 let seen = self.workload(namespace, name)?;
-                let right = seen.as_ref().is_some_and(|it| it["state"] == state);
+                let right = seen.as_ref().is_some_and(|it| it[field] == value);
                 last.replace(seen.clone());
                 Ok(seen.filter(|_| right))
             },

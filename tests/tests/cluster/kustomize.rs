@@ -56,9 +56,14 @@ fn the_installer_makes_of_overlays_what_kubectl_does() -> Result<()> {
 fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
     for document in serde_yaml_ng::Deserializer::from_str(yaml) {
-        let object = Value::deserialize(document)?;
+        let mut object = Value::deserialize(document)?;
         if object.is_null() {
             continue;
+        }
+        // To the API, volumes are a map by name: a patch puts them first in one, last in the other.
+        let volumes = object.pointer_mut("/spec/template/spec/volumes");
+        if let Some(volumes) = volumes.and_then(Value::as_array_mut) {
+            volumes.sort_by_key(|volume| volume["name"].to_string());
         }
         let meta = &object["metadata"];
         let name = format!("{} {}/{}", object["kind"], meta["namespace"], meta["name"]);

@@ -31,6 +31,8 @@ fn bed(cluster: &Cluster) -> Result<Namespace<'_>> {
     for node in ["n1", "n2"] {
         wait_verdict(&cluster.agent(node)?, &namespace, "alice", "allowed")?;
     }
+    let agent = cluster.agent("n2")?;
+    agent.wait_mode(namespace.name(), "server", "STRICT")?;
     Ok(namespace)
 }
 

@@ -49,11 +49,7 @@ fn probes_of_all_kinds_reach_strict_pods() -> Result<()> {
     namespace.wait_all_ready()?;
     for (name, _) in PODS {
         agent.wait_state(namespace.name(), name, "enrolled")?;
-        let told = agent.workload(namespace.name(), name)?;
-        ensure!(
-            told.as_ref().is_some_and(|it| it["mode"] == "STRICT"),
-            "{told:?}"
-        );
+        agent.wait_mode(namespace.name(), name, "STRICT")?;
     }
     // Thirty probes on: each pod was asked as often, by readiness and by liveness.
     wait::until(
