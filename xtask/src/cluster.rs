@@ -6,6 +6,7 @@
 //! folder of its own; a third network namespace holds the control plane and the bridge. All
 //! processes are found by the cluster's cgroup, so a cluster of a killed run can be taken down.
 
+mod alone;
 mod cgroups;
 mod control;
 mod images;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
+pub(crate) use self::alone::Alone;
 pub(crate) use self::test::{one, phase};
 
 use self::place::{Node, Place};
