@@ -122,7 +122,7 @@ fn secret(file: &Path, text: &str) -> Result<()> {
 /// Has the API server write each request of this user into `audit.log`.
 pub(super) fn audit(place: &Place, user: &str) -> Result<()> {
     let policy = format!(
-        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived, ResponseStarted]\n\
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [ResponseStarted, ResponseComplete]\n\
          rules:\n- {{level: Metadata, users: ['{user}']}}\n- {{level: None}}\n"
     );
     fs::write(place.file(AUDIT)?, policy).context("writing what is audited")
