@@ -38,7 +38,6 @@ pub(crate) struct Row {
     pub(crate) enrolled: Vec<f64>,
     pub(crate) churn_cpu: f64,
     pub(crate) churn_bytes: f64,
-    pub(crate) churn_generations: usize,
     pub(crate) churn_enrolled: f64,
     pub(crate) churn_changes: u32,
     pub(crate) churn_peak: f64,
@@ -76,8 +75,6 @@ pub(crate) async fn measure(api: &Api, bed: &Bed, filled: &Filled) -> Result<Row
         enrol(api, &agent).await
     };
     let (changes, enrolled_meanwhile) = tokio::join!(churn, under);
-    let generations = agent.drain();
-    let generations = generations.iter().filter(|it| it.says(IN_FORCE)).count();
     let row = Row {
         filled: *filled,
         sync: (ready.at - agent.started).as_secs_f64(),
@@ -93,7 +90,6 @@ pub(crate) async fn measure(api: &Api, bed: &Bed, filled: &Filled) -> Result<Row
         enrolled,
         churn_cpu: (agent.processor()? - cpu) / CHURN.as_secs_f64(),
         churn_bytes: megabytes() - bytes,
-        churn_generations: generations,
         churn_enrolled: enrolled_meanwhile?,
         churn_changes: changes?,
         churn_peak: agent.memory("VmHWM")?,
