@@ -48,9 +48,6 @@ pub(crate) fn of(rows: &[Row]) -> String {
     line("churn: pods changed in 30 s", &|it| {
         f64::from(it.churn_changes)
     });
-    line("churn: worlds made of it", &|it| {
-        it.churn_generations as f64
-    });
     line("churn: processors", &|it| it.churn_cpu);
     line("churn: from the API, MB", &|it| it.churn_bytes);
     line("churn: a pod enrolled after, s", &|it| it.churn_enrolled);
