@@ -69,3 +69,5 @@ pub mod status;
 pub mod agent;
 
 pub mod coredump;
+
+pub mod heap;

@@ -10,6 +10,7 @@ use mesh_agent::agent;
 use mesh_agent::cli::run::RunArgs;
 use mesh_agent::cli::{Cli, Command, Tool, cni};
 use mesh_agent::coredump;
+use mesh_agent::heap;
 use mesh_agent::observe::logging::{self, LogQueue};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ const CONTROL_THREADS: usize = 2;
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    heap::prepare();
     if let Err(error) = coredump::forbid() {
         eprintln!(
             "mesh-agent: cores of this process, with keys in them, cannot be forbidden: {error}"

@@ -38,7 +38,7 @@ pub(crate) use keys::asks_for_mesh;
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub(crate) use object::{key, namespace};
 pub use pods::{BadAddress, Place, Pod, Seen, Stage};
-pub(crate) use pods::{addresses, ours};
+pub(crate) use pods::{addresses, order, ours};
 pub use problem::{Problem, Severity};
 pub use schema::{
     AuthorizationPolicy, AuthorizationPolicySpec, CertificateData, Condition, ExtensionProvider,

@@ -79,11 +79,14 @@ impl Generation {
     /// The generation that follows this one.
     pub fn next(&self, world: Arc<World>, complete: bool) -> Self {
         let now = Instant::now();
-        let was_meshed = |uid: &str| self.world.workload(uid).is_some_and(|was| was.meshed);
         let mut joining = HashMap::new();
+        // Both in the order of uids.
+        let mut before = self.world.workloads().peekable();
         // At the start everything is new here, and most of it is not elsewhere.
         for workload in world.workloads().filter(|_| self.number > 0) {
-            let since = match was_meshed(&workload.uid) {
+            while before.next_if(|was| was.uid < workload.uid).is_some() {}
+            let was = before.peek().filter(|was| was.uid == workload.uid);
+            let since = match was.is_some_and(|was| was.meshed) {
                 true => self.joining.get(&workload.uid).copied(),
                 false => workload.meshed.then_some(now),
             };

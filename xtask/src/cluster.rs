@@ -7,6 +7,7 @@
 //! processes are found by the cluster's cgroup, so a cluster of a killed run can be taken down.
 
 mod ahead;
+mod alone;
 mod cgroups;
 mod control;
 mod images;
@@ -29,6 +30,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 pub(crate) use self::ahead::Ahead;
+pub(crate) use self::alone::Alone;
 pub(crate) use self::test::{one, phase};
 
 use self::place::{Node, Place};

@@ -84,7 +84,7 @@ enum Task {
     },
     /// First figures: throughput, latency and connections per second, against plain TCP
     Bench {
-        /// Only this one
+        #[command(subcommand)]
         part: Option<bench::Part>,
     },
 }
@@ -110,6 +110,9 @@ fn main() -> ExitCode {
         Task::Bench {
             part: Some(bench::Part::Policy),
         } => bench::policy(),
+        Task::Bench {
+            part: Some(bench::Part::Scale { pods, services }),
+        } => bench::scale(&pods, services),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

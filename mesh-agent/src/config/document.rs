@@ -242,7 +242,7 @@ impl Reader {
             ("v1", "Pod") => self.converted(
                 mapping,
                 kind,
-                |pod: core::Pod| Pod::of_folder(pod),
+                |pod: core::Pod| Arc::new(Pod::of_folder(pod)),
                 |o| &mut o.pods,
             ),
             ("v1", "Service") => self.typed(mapping, kind, |o| &mut o.services),

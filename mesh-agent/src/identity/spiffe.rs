@@ -58,15 +58,24 @@ impl SpiffeId {
         namespace: &str,
         service_account: &str,
     ) -> Result<Self, IdentityError> {
-        for name in [namespace, service_account] {
+        Self::of(trust_domain, namespace.into(), service_account.into())
+    }
+
+    /// [`new`](Self::new), of texts that are shared.
+    pub(crate) fn of(
+        trust_domain: TrustDomain,
+        namespace: Arc<str>,
+        service_account: Arc<str>,
+    ) -> Result<Self, IdentityError> {
+        for name in [&namespace, &service_account] {
             if !is_kubernetes_name(name) {
-                return Err(IdentityError::Name(name.to_owned()));
+                return Err(IdentityError::Name(name.to_string()));
             }
         }
         Ok(Self {
             trust_domain,
-            namespace: namespace.into(),
-            service_account: service_account.into(),
+            namespace,
+            service_account,
         })
     }
 

@@ -48,6 +48,10 @@ pub fn build<'a>(
     let pods = pods::workloads(&sources, &scope, &mut problems);
 
     let mut owners = services::Owners::default();
+    // Nearly every pod has one address, and a service too.
+    let services = sources.iter().map(|objects| objects.services.len());
+    let expected = pods.workloads.len() + services.sum::<usize>();
+    owners.by_ip.reserve(expected);
     for workload in &pods.workloads {
         let claims = workload.addresses.iter();
         owners
@@ -58,7 +62,7 @@ pub fn build<'a>(
     owners
         .by_ip
         .extend(disputed.map(|ip| (*ip, Owner::Disputed)));
-    let services = services::services(&sources, node, &mut owners, &mut problems);
+    let services = services::services(&sources, node, previous, &mut owners, &mut problems);
 
     let policies = policies::policies(&sources, &mesh, &pods.workloads, previous, &mut problems);
     mesh.inbound_mode = policies.mesh_mode().mode;
@@ -67,12 +71,13 @@ pub fn build<'a>(
     report_misplaced_keys(&sources, &mut problems);
     problems.sort();
     problems.dedup();
-    let workloads = pods.workloads.into_iter();
     Built {
         world: World {
             mesh,
             mesh_origin,
-            workloads: workloads.map(|w| (w.uid.clone(), w)).collect(),
+            workloads: pods.workloads,
+            made_of: pods.made_of,
+            basis: Some(pods.basis),
             services,
             owners,
             policies: Arc::new(policies),

@@ -72,8 +72,9 @@ pub struct Objects {
     pub namespaces: Vec<Sourced<Namespace>>,
     /// `v1/Node`
     pub nodes: Vec<Sourced<Node>>,
-    /// `v1/Pod`, the part that is used
-    pub pods: Vec<Sourced<Pod>>,
+    /// `v1/Pod`, the part that is used. One that a later conversion finds to be the same
+    /// `Arc` is not converted again.
+    pub pods: Vec<Sourced<Arc<Pod>>>,
     /// `v1/Service`
     pub services: Vec<Sourced<Service>>,
     /// `discovery.k8s.io/v1/EndpointSlice`

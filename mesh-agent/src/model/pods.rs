@@ -1,14 +1,17 @@
 //! From pods to workloads. Called by [`build`](super::build()).
 
+mod before;
 mod claims;
 mod convert;
 mod names;
 mod pod;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use before::Before;
 use convert::{Draft, convert, readable_addresses};
 
 use super::build::nameless;
@@ -18,8 +21,9 @@ use super::settings::MeshSettings;
 use super::workload::Workload;
 use super::world::World;
 
+pub(super) use before::{Basis, MadeOf};
 pub use pod::{BadAddress, Place, Pod, Seen, Stage};
-pub(crate) use pod::{addresses, ours};
+pub(crate) use pod::{addresses, order, ours};
 
 /// What holds for all pods of one conversion.
 pub(super) struct Scope<'a> {
@@ -34,6 +38,9 @@ pub(super) struct Scope<'a> {
 pub(super) struct Pods {
     /// Ordered by uid.
     pub(super) workloads: Vec<Arc<Workload>>,
+    /// What each of them was made of.
+    pub(super) made_of: Vec<MadeOf>,
+    pub(super) basis: Basis,
     /// Addresses that several pods claim, or one that cannot be used.
     pub(super) disputed: BTreeSet<IpAddr>,
     /// See [`Built::complete`](super::Built).
@@ -48,34 +55,63 @@ pub(super) fn workloads(
     problems: &mut Vec<Problem>,
 ) -> Pods {
     let mut drafts = Vec::new();
+    let mut made_of = Vec::new();
     let mut disputed = BTreeSet::new();
     let mut complete = true;
-    for (uid, pods) in by_uid(sources, problems) {
+    let basis = scope.basis();
+    let mut before = Before::new(scope, &basis);
+    for pods in in_order(sources, problems).chunk_by(|one, two| order_of(one, two).is_eq()) {
+        let first = &pods[0].object;
+        before.advance(first);
+        let from = MadeOf {
+            pod: Some(Arc::clone(first)),
+            in_meshed_namespace: scope.meshed_namespaces.contains(&*first.namespace),
+        };
+        if let Some(same) = before.made_of(&from).filter(|_| pods.len() == 1) {
+            drafts.push(Arc::clone(same));
+            made_of.push(from);
+            continue;
+        }
+        let uid = first.key();
+        let known = problems.len();
         let draft = match pods[..] {
             [pod] => convert(pod, &uid, scope, problems),
             _ => {
-                problems.push(described_twice(&uid, &pods));
+                problems.push(described_twice(&uid, pods));
                 Draft::Unusable
             }
         };
-        let before = previous_form(&uid, scope);
-        match (draft, before) {
-            (Draft::Finished, _) => {}
-            (Draft::Good(workload), _) => drafts.push(workload),
-            (Draft::NotEnrollable(_), Some(before)) if before.local.is_some() => {
-                drafts.push(before);
+        // A problem is to be reported each time.
+        let again = problems.len() == known;
+        let earlier = before.workload().and_then(|it| earlier_form(it, scope));
+        let (workload, from) = match (draft, earlier) {
+            (Draft::Finished, _) => continue,
+            (Draft::Good(workload), _) if again => (before.shared(workload), from),
+            (Draft::Good(workload), _) => (workload, MadeOf::default()),
+            (Draft::NotEnrollable(_), Some(earlier)) if earlier.local.is_some() => {
+                (Arc::clone(earlier), MadeOf::default())
             }
-            (Draft::NotEnrollable(workload), _) => drafts.push(workload),
-            (Draft::Unusable, Some(before)) => drafts.push(before),
+            (Draft::NotEnrollable(workload), _) => (workload, MadeOf::default()),
+            (Draft::Unusable, Some(earlier)) => (Arc::clone(earlier), MadeOf::default()),
             (Draft::Unusable, None) => {
                 complete = false;
                 disputed.extend(pods.iter().flat_map(|pod| readable_addresses(pod)));
+                continue;
             }
-        }
+        };
+        drafts.push(workload);
+        made_of.push(from);
     }
-    disputed.extend(claims::settle(&mut drafts, scope, problems));
+    disputed.extend(claims::settle(&mut drafts, &mut made_of, scope, problems));
+    for (draft, _) in drafts
+        .iter_mut()
+        .zip(&made_of)
+        .filter(|(_, from)| from.pod.is_none())
+    {
+        share(draft, scope);
+    }
     // In a cluster a pod that is not enrolled is known all the same, as a destination.
-    let unfound = |it: &&Workload| it.local.is_none() && scope.is_to_enrol(it);
+    let unfound = |it: &&Arc<Workload>| it.local.is_none() && scope.is_to_enrol(it);
     let all_described = drafts
         .iter()
         .filter(unfound)
@@ -85,17 +121,10 @@ pub(super) fn workloads(
         .iter()
         .filter(unfound)
         .all(|it| it.origin.is_of_api() && it.addresses.is_empty());
-    let mut labels = HashSet::new();
-    let workloads = drafts.into_iter().map(|mut draft| {
-        draft.labels = match labels.get(&draft.labels) {
-            Some(same) => Arc::clone(same),
-            None => Arc::clone(&draft.labels),
-        };
-        labels.insert(Arc::clone(&draft.labels));
-        share(draft, scope)
-    });
     Pods {
-        workloads: workloads.collect(),
+        workloads: drafts,
+        made_of,
+        basis,
         disputed,
         complete: complete && all_described,
         all_found: complete && all_found,
@@ -109,25 +138,29 @@ impl Scope<'_> {
     }
 }
 
-fn by_uid<'a>(
+/// The pods by their uid, those of one uid by origin.
+fn in_order<'a>(
     sources: &[&'a Objects],
     problems: &mut Vec<Problem>,
-) -> BTreeMap<String, Vec<&'a Sourced<Pod>>> {
-    let mut by_uid: BTreeMap<String, Vec<&Sourced<Pod>>> = BTreeMap::new();
+) -> Vec<&'a Sourced<Arc<Pod>>> {
+    let mut pods: Vec<&Sourced<Arc<Pod>>> = Vec::new();
     for pod in sources.iter().flat_map(|objects| &objects.pods) {
         if pod.object.name.is_empty() {
             problems.push(nameless(&pod.origin, "Pod"));
         } else {
-            by_uid.entry(pod.object.key()).or_default().push(pod);
+            pods.push(pod);
         }
     }
-    for pods in by_uid.values_mut() {
-        pods.sort_by_key(|pod| &pod.origin);
-    }
-    by_uid
+    // Those of the API come in this order, and are then only looked over.
+    pods.sort_by(|one, two| order_of(one, two).then_with(|| one.origin.cmp(&two.origin)));
+    pods
 }
 
-fn described_twice(uid: &str, pods: &[&Sourced<Pod>]) -> Problem {
+fn order_of(one: &Sourced<Arc<Pod>>, two: &Sourced<Arc<Pod>>) -> Ordering {
+    one.object.order(&two.object)
+}
+
+fn described_twice(uid: &str, pods: &[&Sourced<Arc<Pod>>]) -> Problem {
     let places: Vec<String> = pods.iter().map(|pod| pod.origin.to_string()).collect();
     Problem::new(
         &pods[0].origin,
@@ -138,22 +171,25 @@ fn described_twice(uid: &str, pods: &[&Sourced<Pod>]) -> Problem {
     )
 }
 
-/// The form in which the previous generation had the pod, unless its identity
-/// would now be of another trust domain.
-fn previous_form(uid: &str, scope: &Scope<'_>) -> Option<Workload> {
-    let world = scope.previous?;
-    let previous = world.workload(uid)?;
-    let domain = previous.identity.trust_domain();
-    let was_own = *domain == world.mesh.trust_domain;
-    let is_own = *domain == scope.mesh.trust_domain;
-    (was_own == is_own).then(|| Workload::clone(previous))
+/// Puts the previous generation's `Arc` in the place of one that is equal.
+fn share(draft: &mut Arc<Workload>, scope: &Scope<'_>) {
+    let previous = scope.previous.and_then(|world| world.workload(&draft.uid));
+    if let Some(previous) = previous.filter(|previous| **previous == *draft) {
+        draft.clone_from(previous);
+    }
 }
 
-/// The previous generation's `Arc` where nothing changed.
-fn share(draft: Workload, scope: &Scope<'_>) -> Arc<Workload> {
-    let previous = scope.previous.and_then(|world| world.workload(&draft.uid));
-    match previous {
-        Some(previous) if **previous == draft => previous.clone(),
-        _ => Arc::new(draft),
-    }
+/// The form in which the previous generation had the pod, by uid.
+fn previous_form<'a>(uid: &str, scope: &Scope<'a>) -> Option<&'a Arc<Workload>> {
+    earlier_form(scope.previous?.workload(uid)?, scope)
+}
+
+/// A workload of the previous generation, unless its identity would now be of another
+/// trust domain.
+fn earlier_form<'a>(earlier: &'a Arc<Workload>, scope: &Scope<'_>) -> Option<&'a Arc<Workload>> {
+    let world = scope.previous?;
+    let domain = earlier.identity.trust_domain();
+    let was_own = *domain == world.mesh.trust_domain;
+    let is_own = *domain == scope.mesh.trust_domain;
+    (was_own == is_own).then_some(earlier)
 }

@@ -21,7 +21,7 @@ use super::build::unique;
 use super::object::{Objects, Origin, Sourced, key, name, namespace};
 use super::problem::Problem;
 use super::workload::Workload;
-use super::world::Owner;
+use super::world::{Owner, World};
 use endpoints::Backends;
 use place::Place;
 
@@ -78,6 +78,10 @@ impl Service {
         self.ports.keys().copied()
     }
 
+    fn key(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
+    }
+
     /// What is behind a port for a pod of this node, of the family of `asked`; `None` if
     /// there is no such port.
     pub(super) fn backends(&self, asked: SocketAddr) -> Option<&Backends> {
@@ -94,6 +98,7 @@ impl Service {
 pub(super) fn services(
     sources: &[&Objects],
     node: &str,
+    previous: Option<&World>,
     owners: &mut Owners,
     problems: &mut Vec<Problem>,
 ) -> Vec<Arc<Service>> {
@@ -101,15 +106,21 @@ pub(super) fn services(
     let slices = slices_by_service(sources, problems);
     let objects = sources.iter().flat_map(|objects| &objects.services);
     let objects = unique(objects, "Service", |s| &s.metadata, key, problems);
-    let services: Vec<Arc<Service>> = objects
-        .into_iter()
-        .map(|service| {
-            let meta = &service.object.metadata;
-            let slices = slices.get(&(namespace(meta), name(meta)));
-            let slices = slices.map(Vec::as_slice).unwrap_or_default();
-            Arc::new(convert(service, slices, &place, &owners.by_ip, problems))
-        })
-        .collect();
+    let previous = previous.map_or(&[][..], |world| &world.services);
+    let previous = previous.iter().map(|it| (it.key(), it));
+    let previous: HashMap<_, _> = previous.collect();
+    let mut services = Vec::with_capacity(objects.len());
+    for service in objects {
+        let meta = &service.object.metadata;
+        let slices = slices.get(&(namespace(meta), name(meta)));
+        let slices = slices.map(Vec::as_slice).unwrap_or_default();
+        let service = convert(service, slices, &place, &owners.by_ip, problems);
+        services.push(match previous.get(&service.key()) {
+            // Most are what they were, and take no memory again.
+            Some(same) if ***same == service => Arc::clone(same),
+            _ => Arc::new(service),
+        });
+    }
     addresses::claim(&services, owners, problems);
     services
 }

@@ -34,7 +34,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Whether it takes part in the mesh: reached over HBONE, whichever node it is on.
     pub meshed: bool,
-    /// `metadata.labels`, by which policies select. Pods with the same labels share them.
+    /// `metadata.labels`, by which policies select. Pods of the Kubernetes API that
+    /// have the same share them.
     pub labels: Arc<BTreeMap<String, String>>,
     /// `app.kubernetes.io/name`, or else `app`.
     pub app: Option<Arc<str>>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::object::Origin;
+use super::pods::{Basis, MadeOf};
 use super::problem::Problem;
 use super::services::{Endpoint, Owners, Service};
 use super::settings::{MeshSettings, foreign};
@@ -21,8 +22,11 @@ pub struct World {
     pub(super) mesh: MeshSettings,
     /// Where the settings were read; `None` when all are defaults.
     pub(super) mesh_origin: Option<Origin>,
-    /// By uid.
-    pub(super) workloads: BTreeMap<Arc<str>, Arc<Workload>>,
+    /// In the order of their uids.
+    pub(super) workloads: Vec<Arc<Workload>>,
+    /// Of what each of them was made, and all of them; for the next generation.
+    pub(super) made_of: Vec<MadeOf>,
+    pub(super) basis: Option<Basis>,
     pub(super) services: Vec<Arc<Service>>,
     pub(super) owners: Owners,
     pub(super) policies: Arc<Policies>,
@@ -77,12 +81,13 @@ impl World {
 
     /// All workloads, in the order of their uids.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.iter()
     }
 
     /// The workload with this uid, `<namespace>/<name>`.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
-        self.workloads.get(uid)
+        let place = self.workloads.binary_search_by(|it| (*it.uid).cmp(uid));
+        place.ok().map(|i| &self.workloads[i])
     }
 
     /// The DNS names with which workloads in the mesh may prove themselves instead

@@ -121,14 +121,14 @@ impl Policies {
             peers,
             known,
         };
-        // The pods of one Deployment have all their labels in common.
+        // The pods of one Deployment have all their labels in common, and share them.
         let mut alike: HashMap<_, Arc<Selected>> = HashMap::new();
         let mut by_workload = HashMap::new();
         for workload in workloads.filter(|workload| workload.meshed) {
             let selected = if policies.index.workloads.contains_key(&workload.uid) {
                 Arc::new(policies.select(workload))
             } else {
-                let key = (&*workload.namespace, &*workload.labels);
+                let key = (&*workload.namespace, Arc::as_ptr(&workload.labels));
                 let select = || Arc::new(policies.select(workload));
                 Arc::clone(alike.entry(key).or_insert_with(select))
             };

@@ -13,6 +13,9 @@ use super::place::{CONTROL, CONTROL_V6, NODES, Place, SERVICES};
 use super::service::{Machine, Service};
 use crate::command::Run;
 
+/// Where it is there, the API server writes down the requests that it names.
+const AUDIT: &str = "audit.yaml";
+
 /// Names and groups of those who talk to the API server, as its token file has them.
 fn users() -> Vec<(String, String, &'static str)> {
     let mut users = vec![
@@ -116,6 +119,15 @@ fn secret(file: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("writing {}", file.display()))
 }
 
+/// Has the API server write each request of this user into `audit.log`.
+pub(super) fn audit(place: &Place, user: &str) -> Result<()> {
+    let policy = format!(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [ResponseStarted, ResponseComplete]\n\
+         rules:\n- {{level: Metadata, users: ['{user}']}}\n- {{level: None}}\n"
+    );
+    fs::write(place.file(AUDIT)?, policy).context("writing what is audited")
+}
+
 /// etcd comes first, and the API server next: everything else waits for it.
 pub(super) fn services(place: &Place) -> Result<Vec<Service>> {
     let folder = place.folder()?;
@@ -130,6 +142,13 @@ pub(super) fn services(place: &Place) -> Result<Vec<Service>> {
         })
     };
     let etcd = "http://127.0.0.1:2379";
+    let audit = match folder.join(AUDIT).exists() {
+        true => vec![
+            format!("--audit-policy-file={}", at(AUDIT)),
+            format!("--audit-log-path={}", at("audit.log")),
+        ],
+        false => Vec::new(),
+    };
     let peers = "http://127.0.0.1:2380";
     Ok(vec![
         service(
@@ -150,23 +169,27 @@ pub(super) fn services(place: &Place) -> Result<Vec<Service>> {
             "api-server",
             "kube-apiserver",
             &[
-                format!("--etcd-servers={etcd}"),
-                format!("--bind-address={CONTROL}"),
-                format!("--advertise-address={CONTROL}"),
-                "--secure-port=6443".to_owned(),
-                format!("--tls-cert-file={}", at("api.crt")),
-                format!("--tls-private-key-file={}", at("api.key")),
-                format!("--token-auth-file={}", at("tokens.csv")),
-                "--authorization-mode=Node,RBAC".to_owned(),
-                "--enable-admission-plugins=NodeRestriction".to_owned(),
-                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", at("tokens.key")),
-                format!("--service-account-signing-key-file={}", at("tokens.key")),
-                format!("--service-cluster-ip-range={SERVICES}"),
-                "--allow-privileged=true".to_owned(),
-                // Nodes' names are known to no DNS.
-                "--kubelet-preferred-address-types=InternalIP".to_owned(),
-            ],
+                audit,
+                vec![
+                    format!("--etcd-servers={etcd}"),
+                    format!("--bind-address={CONTROL}"),
+                    format!("--advertise-address={CONTROL}"),
+                    "--secure-port=6443".to_owned(),
+                    format!("--tls-cert-file={}", at("api.crt")),
+                    format!("--tls-private-key-file={}", at("api.key")),
+                    format!("--token-auth-file={}", at("tokens.csv")),
+                    "--authorization-mode=Node,RBAC".to_owned(),
+                    "--enable-admission-plugins=NodeRestriction".to_owned(),
+                    "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                    format!("--service-account-key-file={}", at("tokens.key")),
+                    format!("--service-account-signing-key-file={}", at("tokens.key")),
+                    format!("--service-cluster-ip-range={SERVICES}"),
+                    "--allow-privileged=true".to_owned(),
+                    // Nodes' names are known to no DNS.
+                    "--kubelet-preferred-address-types=InternalIP".to_owned(),
+                ],
+            ]
+            .concat(),
         )?,
         service(
             "controllers",

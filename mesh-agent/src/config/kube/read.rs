@@ -17,7 +17,7 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 
 /// What a follower tells.
 pub(super) enum Update {
-    Pods(Change<Result<Pod, Vec<Problem>>>),
+    Pods(Change<Result<Arc<Pod>, Vec<Problem>>>),
     /// With the kind's name.
     Others(Arc<str>, Change<Read>),
 }
@@ -59,10 +59,10 @@ pub(super) fn key<B>(received: &Received<B>, interner: &mut Interner) -> Key {
 }
 
 impl Readable for PodBody {
-    type Read = Result<Pod, Vec<Problem>>;
+    type Read = Result<Arc<Pod>, Vec<Problem>>;
 
     fn read(received: Received<Self>, _: &Kind, interner: &mut Interner) -> Self::Read {
-        pod::read(received.body, interner)
+        pod::read(received.body, interner).map(Arc::new)
     }
 
     fn update(_: &Arc<str>, change: Change<Self::Read>) -> Update {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::kinds::{self, POLICIES};
 use super::read::{Change, Key, Read, Update};
 use crate::config::{Loaded, PolicyVersion};
+use crate::heap;
 use crate::model::{
-    self, LocalPod, Objects, Origin, Place, Pod, Problem, Seen, Sourced, Stage, World,
+    self, LocalPod, Objects, Origin, Place, Pod, Problem, Seen, Sourced, Stage, World, order,
 };
 use crate::node::{Sandbox, Sandboxes};
 
@@ -24,6 +25,8 @@ pub(super) struct Store {
     /// Where the node's pods were last seen, by UID.
     places: HashMap<Arc<str>, Seen>,
     misses_some: bool,
+    /// Whether a whole list was read since memory was last given back.
+    listed: bool,
     world: Option<Arc<World>>,
     took: Duration,
 }
@@ -39,11 +42,11 @@ struct Entry {
     generation: i64,
 }
 
-/// The pods, in no order.
+/// The pods.
 #[derive(Default)]
 struct Pods {
+    /// In the order in which the model goes through them, which is also how one is found.
     objects: Objects,
-    index: HashMap<Key, usize>,
     /// What is wrong with the current version of a pod, whether or not there is a good one.
     problems: BTreeMap<Key, Vec<Problem>>,
 }
@@ -66,6 +69,7 @@ impl Store {
             unlisted: kinds::needed().collect(),
             places: HashMap::new(),
             misses_some: false,
+            listed: false,
             world: None,
             took: Duration::ZERO,
         }
@@ -92,6 +96,7 @@ impl Store {
             Update::Pods(change) => ("pods", matches!(change, Change::Listed(_))),
             Update::Others(name, change) => (name, matches!(change, Change::Listed(_))),
         };
+        self.listed |= listed;
         // The first world is made of empty lists too.
         let first = listed && self.unlisted.remove(name);
         let changed = match update {
@@ -122,6 +127,9 @@ impl Store {
         problems.sort();
         let complete = built.complete && self.is_complete();
         self.took = started.elapsed();
+        if std::mem::take(&mut self.listed) {
+            heap::trim();
+        }
         Some(Loaded {
             world,
             problems,
@@ -157,8 +165,7 @@ impl Store {
             .flat_map(BTreeMap::values);
         let pods = &self.pods;
         let mut bad_pods = pods.problems.keys();
-        destinations.all(|entry| entry.ever_good)
-            && bad_pods.all(|key| pods.index.contains_key(key))
+        destinations.all(|entry| entry.ever_good) && bad_pods.all(|key| pods.place(key).is_ok())
     }
 
     /// Asks where the pods of this node are. True if one is where it was not.
@@ -200,7 +207,7 @@ impl Store {
             };
             let place = Place::Seen(seen);
             if pod.place != place {
-                pod.place = place;
+                Arc::make_mut(pod).place = place;
                 moved = true;
             }
         }
@@ -272,29 +279,52 @@ impl Entry {
 
 impl Pods {
     /// True if something is different.
-    fn enter(&mut self, change: Change<Result<Pod, Vec<Problem>>>) -> bool {
+    fn enter(&mut self, change: Change<Result<Arc<Pod>, Vec<Problem>>>) -> bool {
         match change {
-            Change::Listed(list) => {
-                let known = self.index.keys().chain(self.problems.keys());
-                let mut gone: HashSet<Key> = known.cloned().collect();
-                let mut different = false;
-                for (key, read) in list {
-                    gone.remove(&key);
-                    different |= self.apply(key, read);
-                }
-                different |= !gone.is_empty();
-                for key in &gone {
-                    self.delete(key);
-                }
-                different
-            }
+            Change::Listed(list) => self.replace(list),
             Change::Applied(key, read) => self.apply(key, read),
             Change::Deleted(key) => self.delete(&key),
         }
     }
 
-    fn apply(&mut self, key: Key, read: Result<Pod, Vec<Problem>>) -> bool {
-        let mut pod = match read {
+    /// These are all there are.
+    fn replace(&mut self, list: Vec<(Key, Result<Arc<Pod>, Vec<Problem>>)>) -> bool {
+        let bad_before = std::mem::take(&mut self.problems);
+        let before = std::mem::take(&mut self.objects.pods);
+        let count = before.len();
+        let mut kept = 0;
+        let mut different = false;
+        let known = |key: &Key| {
+            let place = before.binary_search_by(|it| order(it.object.names(), names(key)));
+            place.ok().map(|i| &before[i].object)
+        };
+        let mut pods = Vec::with_capacity(list.len());
+        for (key, read) in list {
+            let was = known(&key);
+            kept += usize::from(was.is_some());
+            let pod = match read {
+                Ok(pod) => {
+                    let (pod, changed) = follow(was, pod);
+                    different |= changed;
+                    Some(pod)
+                }
+                Err(problems) => {
+                    self.problems.insert(key, problems);
+                    was.cloned()
+                }
+            };
+            let origin = Origin::api();
+            pods.extend(pod.map(|object| Sourced { object, origin }));
+        }
+        pods.sort_by(|one, two| one.object.order(&two.object));
+        // Names are unique, but nothing here relies on the server for that.
+        pods.dedup_by(|one, two| one.object.order(&two.object).is_eq());
+        self.objects.pods = pods;
+        different || kept != count || bad_before != self.problems
+    }
+
+    fn apply(&mut self, key: Key, read: Result<Arc<Pod>, Vec<Problem>>) -> bool {
+        let pod = match read {
             Ok(pod) => pod,
             Err(problems) => {
                 let known = self.problems.insert(key.clone(), problems);
@@ -302,24 +332,17 @@ impl Pods {
             }
         };
         let healed = self.problems.remove(&key).is_some();
-        let key = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
-        match self.index.get(&key) {
-            Some(i) => {
-                let known = &mut self.objects.pods[*i].object;
-                if known.kube_uid == pod.kube_uid {
-                    pod.place = known.place.clone();
-                }
-                let different = *known != pod;
-                *known = pod;
-                healed || different
+        let pods = &mut self.objects.pods;
+        match pods.binary_search_by(|it| it.object.order(&pod)) {
+            Ok(i) => {
+                let (pod, changed) = follow(Some(&pods[i].object), pod);
+                pods[i].object = pod;
+                healed || changed
             }
-            None => {
-                self.index.insert(key, self.objects.pods.len());
+            Err(i) => {
                 let origin = Origin::api();
-                self.objects.pods.push(Sourced {
-                    object: pod,
-                    origin,
-                });
+                let object = pod;
+                pods.insert(i, Sourced { object, origin });
                 true
             }
         }
@@ -327,16 +350,37 @@ impl Pods {
 
     fn delete(&mut self, key: &Key) -> bool {
         let was_bad = self.problems.remove(key).is_some();
-        let Some(i) = self.index.remove(key) else {
-            return was_bad;
-        };
-        self.objects.pods.swap_remove(i);
-        // The last one has taken its place.
-        if let Some(moved) = self.objects.pods.get(i) {
-            let pod = &moved.object;
-            let key = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
-            self.index.insert(key, i);
+        match self.place(key) {
+            Ok(i) => {
+                self.objects.pods.remove(i);
+                true
+            }
+            Err(_) => was_bad,
         }
-        true
     }
+
+    /// Where the pod is, or would be.
+    fn place(&self, key: &Key) -> Result<usize, usize> {
+        let pods = &self.objects.pods;
+        pods.binary_search_by(|it| order(it.object.names(), names(key)))
+    }
+}
+
+/// What to keep of a pod that was read again: the known one where nothing changed, so that
+/// it is the same to the model. And whether something did.
+fn follow(known: Option<&Arc<Pod>>, mut pod: Arc<Pod>) -> (Arc<Pod>, bool) {
+    let Some(known) = known else {
+        return (pod, true);
+    };
+    if known.kube_uid == pod.kube_uid && known.place != pod.place {
+        Arc::make_mut(&mut pod).place = known.place.clone();
+    }
+    match *known == pod {
+        true => (Arc::clone(known), false),
+        false => (pod, true),
+    }
+}
+
+fn names((namespace, name): &Key) -> (&Arc<str>, &Arc<str>) {
+    (namespace, name)
 }

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::super::keys;
 use super::super::object::Origin;
 use super::super::problem::Problem;
-use super::super::workload::Workload;
-use super::{Scope, previous_form};
+use super::super::workload::{LocalPod, Workload};
+use super::{MadeOf, Scope, previous_form};
 
 /// Settles what two pods claim at once. Whoever was enrolled with it stays so; a pod
 /// that was enrolled otherwise keeps the form it had; nobody is newly enrolled with
 /// it. Gives back the addresses that are nobody's.
 pub(super) fn settle(
-    drafts: &mut [Workload],
+    drafts: &mut [Arc<Workload>],
+    made_of: &mut [MadeOf],
     scope: &Scope<'_>,
     problems: &mut Vec<Problem>,
 ) -> BTreeSet<IpAddr> {
@@ -26,15 +28,15 @@ pub(super) fn settle(
     // so look again. Each pod changes at most once: the earlier form is never moved.
     loop {
         let mut changed = false;
-        for (claim, claimants) in claims(drafts) {
-            if claimants.len() < 2 {
-                continue;
-            }
+        for (claim, claimants) in contested(drafts) {
             found
                 .entry(claim.clone())
                 .or_insert_with(|| dispute(&claim, &claimants, drafts));
             for i in claimants {
-                changed |= hold_back(&mut drafts[i], &claim, scope);
+                if hold_back(&mut drafts[i], &claim, scope) {
+                    made_of[i] = MadeOf::default();
+                    changed = true;
+                }
             }
         }
         if !changed {
@@ -51,18 +53,18 @@ pub(super) fn settle(
 }
 
 /// True if the draft had to change.
-fn hold_back(draft: &mut Workload, claim: &Claim, scope: &Scope<'_>) -> bool {
+fn hold_back(draft: &mut Arc<Workload>, claim: &Claim, scope: &Scope<'_>) -> bool {
     if draft.local.is_none() {
         return false;
     }
     match previous_form(&draft.uid, scope).filter(|before| before.local.is_some()) {
-        Some(before) if before.identity == draft.identity && claim.is_of(&before) => false,
+        Some(before) if before.identity == draft.identity && claim.is_of(before) => false,
         Some(before) => {
-            let changed = *draft != before;
-            *draft = before;
+            let changed = draft != before;
+            draft.clone_from(before);
             changed
         }
-        None => draft.local.take().is_some(),
+        None => Arc::make_mut(draft).local.take().is_some(),
     }
 }
 
@@ -74,19 +76,32 @@ enum Claim {
     Cgroup(PathBuf),
 }
 
-/// Who claims what, by index.
-fn claims(drafts: &[Workload]) -> BTreeMap<Claim, Vec<usize>> {
-    let mut claims: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
-    for (i, draft) in drafts.iter().enumerate() {
-        for claim in Claim::all_of(draft) {
-            claims.entry(claim).or_default().push(i);
+/// What more than one claims, and who, by index.
+fn contested(drafts: &[Arc<Workload>]) -> BTreeMap<Claim, Vec<usize>> {
+    // Of a whole cluster's addresses, hardly any. Sorting them costs less than a map.
+    let indexed = || drafts.iter().enumerate();
+    let addresses = indexed().flat_map(|(i, it)| it.addresses.iter().map(move |ip| (*ip, i)));
+    let mut addresses: Vec<(IpAddr, usize)> = addresses.collect();
+    addresses.sort_unstable();
+    let same = addresses.chunk_by(|one, other| one.0 == other.0);
+    let contested = same.filter(|claims| claims.len() > 1).map(|claims| {
+        let claimants = claims.iter().map(|(_, i)| *i).collect();
+        (Claim::Address(claims[0].0), claimants)
+    });
+    let mut contested: BTreeMap<Claim, Vec<usize>> = contested.collect();
+    let mut paths: BTreeMap<Claim, Vec<usize>> = BTreeMap::new();
+    for (i, local) in indexed().filter_map(|(i, it)| Some((i, it.local.as_ref()?))) {
+        for claim in Claim::paths_of(local) {
+            paths.entry(claim).or_default().push(i);
         }
     }
-    claims
+    paths.retain(|_, claimants| claimants.len() > 1);
+    contested.append(&mut paths);
+    contested
 }
 
-fn dispute(claim: &Claim, claimants: &[usize], drafts: &[Workload]) -> Problem {
-    let mut pods: Vec<&Workload> = claimants.iter().map(|i| &drafts[*i]).collect();
+fn dispute(claim: &Claim, claimants: &[usize], drafts: &[Arc<Workload>]) -> Problem {
+    let mut pods: Vec<&Arc<Workload>> = claimants.iter().map(|i| &drafts[*i]).collect();
     pods.sort_by_key(|pod| &pod.origin);
     let others = pods[1..].iter().map(|pod| {
         let field = claim.field(&pod.origin);
@@ -113,11 +128,12 @@ fn dispute(claim: &Claim, claimants: &[usize], drafts: &[Workload]) -> Problem {
 impl Claim {
     fn all_of(workload: &Workload) -> impl Iterator<Item = Self> {
         let addresses = workload.addresses.iter().map(|ip| Self::Address(*ip));
-        let paths = workload.local.iter().flat_map(|local| {
-            let netns = Self::Netns(local.netns.clone());
-            [netns, Self::Cgroup(local.cgroup.clone())]
-        });
-        addresses.chain(paths)
+        addresses.chain(workload.local.iter().flat_map(Self::paths_of))
+    }
+
+    fn paths_of(local: &LocalPod) -> [Self; 2] {
+        let netns = Self::Netns(local.netns.clone());
+        [netns, Self::Cgroup(local.cgroup.clone())]
     }
 
     fn is_of(&self, workload: &Workload) -> bool {

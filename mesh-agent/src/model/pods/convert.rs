@@ -18,9 +18,9 @@ const FOREIGN: &str = "metadata.annotations[isthmus.dev/trust-domain]";
 
 /// What one pod came to.
 pub(super) enum Draft {
-    Good(Workload),
+    Good(Arc<Workload>),
     /// Known as a destination, but this node cannot enrol it as it is written.
-    NotEnrollable(Workload),
+    NotEnrollable(Arc<Workload>),
     /// Without an identity or an address to go by; the problem is reported.
     Unusable,
     /// It has ended, and its address may be another's by now.
@@ -29,7 +29,7 @@ pub(super) enum Draft {
 
 /// Converts a pod that is described once.
 pub(super) fn convert(
-    pod: &Sourced<Pod>,
+    pod: &Sourced<Arc<Pod>>,
     uid: &str,
     scope: &Scope<'_>,
     problems: &mut Vec<Problem>,
@@ -105,7 +105,7 @@ pub(super) fn convert(
             "write the addresses of its network namespace",
         );
     }
-    let workload = Workload {
+    let workload = Arc::new(Workload {
         uid: uid.into(),
         kube_uid: object.kube_uid.clone(),
         name: Arc::clone(&object.name),
@@ -124,7 +124,7 @@ pub(super) fn convert(
         version: label(object, &["app.kubernetes.io/version", "version"]),
         local,
         origin: origin.clone(),
-    };
+    });
     if to_enrol && workload.local.is_none() {
         Draft::NotEnrollable(workload)
     } else {
@@ -148,9 +148,10 @@ impl Reporter<'_> {
 }
 
 fn identity(pod: &Pod, scope: &Scope<'_>, report: &mut Reporter<'_>) -> Option<SpiffeId> {
-    let (namespace, account) = (&*pod.namespace, &*pod.service_account);
+    let (namespace, account) = (&pod.namespace, &pod.service_account);
     let trust_domain = trust_domain(pod, scope, report)?;
-    let error = match SpiffeId::new(trust_domain.clone(), namespace, account) {
+    let shared = (Arc::clone(namespace), Arc::clone(account));
+    let error = match SpiffeId::of(trust_domain.clone(), shared.0, shared.1) {
         Ok(identity) => return Some(identity),
         Err(error) => error,
     };
@@ -204,7 +205,7 @@ fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 }
 
 /// What can be made out of a pod's addresses, however broken the rest of it is.
-pub(super) fn readable_addresses(pod: &Sourced<Pod>) -> impl Iterator<Item = IpAddr> {
+pub(super) fn readable_addresses(pod: &Sourced<Arc<Pod>>) -> impl Iterator<Item = IpAddr> {
     let addresses = pod.object.addresses.iter().copied();
     addresses.filter(|_| !pod.object.host_network)
 }

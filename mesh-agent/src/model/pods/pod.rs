@@ -1,6 +1,7 @@
 //! A pod as the model needs it: a small part of what Kubernetes holds of one, so that a
 //! whole cluster's fit into an agent. Made by `config`, from files and from the API.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,6 +88,17 @@ impl Pod {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// The order of [`key`](Self::key), which two pods have in common only if they are one.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        let (one, two) = (self.names(), other.names());
+        order(one, two)
+    }
+
+    /// Namespace and name.
+    pub(crate) fn names(&self) -> Names<'_> {
+        (&self.namespace, &self.name)
+    }
+
     /// Its labels and annotations.
     pub(in super::super) fn keys(&self) -> Keys<'_> {
         Keys {
@@ -139,6 +151,22 @@ impl Stage {
             _ => Self::Running,
         }
     }
+}
+
+/// Namespace and name.
+pub(crate) type Names<'a> = (&'a Arc<str>, &'a Arc<str>);
+
+/// The order of `<namespace>/<name>`, without making that text.
+pub(crate) fn order(one: Names<'_>, two: Names<'_>) -> Ordering {
+    // Shared texts are equal at a glance.
+    if one.0 == two.0 {
+        return one.1.cmp(two.1);
+    }
+    fn bytes<'a>((namespace, name): Names<'a>) -> impl Iterator<Item = u8> + 'a {
+        let namespace = namespace.bytes().chain([b'/']);
+        namespace.chain(name.bytes())
+    }
+    bytes(one).cmp(bytes(two))
 }
 
 /// The annotations that are ours.

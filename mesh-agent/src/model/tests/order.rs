@@ -1,8 +1,9 @@
 //! The world does not depend on the order in which objects arrive.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use super::super::{Built, Objects, build};
+use super::super::{Built, Objects, Pod, World, build};
 use super::{NODE, SHOP, objects, pod, pod_with};
 
 /// Everything a generation says, as text.
@@ -114,4 +115,68 @@ fn the_order_of_files_and_of_objects_does_not_matter() {
         let built = build(&sources, NODE, Some(&before.world));
         assert_eq!(describe(&built), expected, "round {round}");
     }
+}
+
+/// One source with each pod anew, so that nothing can be known again.
+fn afresh(objects: &Objects) -> Objects {
+    let mut objects = objects.clone();
+    for pod in &mut objects.pods {
+        pod.object = Arc::new(Pod::clone(&pod.object));
+    }
+    objects
+}
+
+#[test]
+fn what_is_used_again_is_what_would_be_made_anew() {
+    let plain = |name: &str, ip: &str| {
+        // Whether it is meshed is for its namespace to say.
+        pod(name, ip).replace("isthmus.dev/mesh: enabled", "app: plain")
+    };
+    let namespace = |name: &str, mesh: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{isthmus.dev/mesh: {mesh}}}}}\n"
+        )
+    };
+    let mut pool = sources();
+    for (i, text) in [
+        namespace("shop", "disabled"),
+        namespace("shop", "enabled"),
+        plain("plain", "10.1.0.40"),
+        plain("plain", "10.1.0.41"),
+        pod("first", "10.1.0.42"),
+        pod("a", "10.1.0.43").replace("namespace: shop", "namespace: shop-b"),
+        pod("last", "not-an-address"),
+        pod("last", "10.1.0.44"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        pool.push(objects(&format!("again-{i}.yaml"), text));
+    }
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut before = None;
+    for round in 0..300 {
+        let there: Vec<&Objects> = pool.iter().filter(|_| dice.below(3) > 0).collect();
+        let again = build(there.iter().copied(), NODE, before.as_ref());
+        let anew: Vec<Objects> = there.into_iter().map(afresh).collect();
+        let anew = build(&anew, NODE, before.as_ref());
+        assert_eq!(describe(&again), describe(&anew), "round {round}");
+        before = Some(again.world);
+    }
+}
+
+#[test]
+fn a_pod_that_is_the_same_is_not_converted_again() {
+    let source = objects("mesh.yaml", &(SHOP.to_owned() + &pod("same", "10.1.0.40")));
+    let mut before = build([&source], NODE, None).world;
+    let is_marked =
+        |world: &World| world.workload("shop/same").unwrap().app.as_deref() == Some("x");
+    // A mark that no pod has, so it can only be carried over.
+    for workload in &mut before.workloads {
+        Arc::make_mut(workload).app = Some("x".into());
+    }
+    assert!(is_marked(&build([&source], NODE, Some(&before)).world));
+    assert!(!is_marked(&build([&source], "node-b", Some(&before)).world));
+    let anew = build([&afresh(&source)], NODE, Some(&before));
+    assert!(!is_marked(&anew.world));
 }

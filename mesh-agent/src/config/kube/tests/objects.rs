@@ -1,5 +1,7 @@
 //! What the source makes of single objects, good and bad.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::model::{self, Place, Seen, Sourced};
 
@@ -171,7 +173,7 @@ fn where_the_node_has_a_pod_it_is_enrolled() {
     let origin = model::Origin::api();
     let objects = model::Objects {
         pods: vec![Sourced {
-            object: pod,
+            object: Arc::new(pod),
             origin,
         }],
         ..model::Objects::default()
