@@ -151,7 +151,10 @@ impl Watched {
         // The source may have ended, and this task with it.
         let _ = self
             .tell
-            .send(Update::Others(name.into(), Change::Listed(Vec::new())))
+            .send(Update::Others(
+                name.into(),
+                Box::new(Change::Listed(Vec::new())),
+            ))
             .await;
     }
 }

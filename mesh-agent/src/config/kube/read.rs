@@ -15,11 +15,14 @@ use crate::model::{Objects, Origin, Pod, Problem, Severity, Sourced, UnreadPolic
 /// Namespace and name; no namespace for what has none.
 pub(super) type Key = (Arc<str>, Arc<str>);
 
+/// A pod, or what is wrong with it.
+pub(super) type ReadPod = Result<Arc<Pod>, Vec<Problem>>;
+
 /// What a follower tells.
 pub(super) enum Update {
-    Pods(Change<Result<Arc<Pod>, Vec<Problem>>>),
+    Pods(Change<ReadPod>),
     /// With the kind's name.
-    Others(Arc<str>, Change<Read>),
+    Others(Arc<str>, Box<Change<Read>>),
 }
 
 /// A change of the objects of one kind.
@@ -78,7 +81,7 @@ impl Readable for Value {
     }
 
     fn update(kind: &Arc<str>, change: Change<Read>) -> Update {
-        Update::Others(Arc::clone(kind), change)
+        Update::Others(Arc::clone(kind), Box::new(change))
     }
 }
 

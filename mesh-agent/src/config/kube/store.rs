@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::kinds::{self, POLICIES};
-use super::read::{Change, Key, Read, Update};
+use super::read::{Change, Key, Read, ReadPod, Update};
 use crate::config::{Loaded, PolicyVersion};
 use crate::heap;
 use crate::model::{
@@ -94,14 +94,14 @@ impl Store {
     pub(super) fn enter(&mut self, update: Update) -> bool {
         let (name, listed): (&str, bool) = match &update {
             Update::Pods(change) => ("pods", matches!(change, Change::Listed(_))),
-            Update::Others(name, change) => (name, matches!(change, Change::Listed(_))),
+            Update::Others(name, change) => (name, matches!(**change, Change::Listed(_))),
         };
         self.listed |= listed;
         // The first world is made of empty lists too.
         let first = listed && self.unlisted.remove(name);
         let changed = match update {
             Update::Pods(change) => self.pods.enter(change),
-            Update::Others(name, change) => enter(self.others.entry(name).or_default(), change),
+            Update::Others(name, change) => enter(self.others.entry(name).or_default(), *change),
         };
         first || changed
     }
@@ -288,7 +288,7 @@ impl Pods {
     }
 
     /// These are all there are.
-    fn replace(&mut self, list: Vec<(Key, Result<Arc<Pod>, Vec<Problem>>)>) -> bool {
+    fn replace(&mut self, list: Vec<(Key, ReadPod)>) -> bool {
         let bad_before = std::mem::take(&mut self.problems);
         let before = std::mem::take(&mut self.objects.pods);
         let count = before.len();

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::agent::{Agent, Line};
 use super::api::{Api, Call};
@@ -136,7 +136,7 @@ fn label(mesh: &str) -> Call {
 }
 
 fn counts(line: &Line, field: &str) -> bool {
-    line.says(IN_FORCE) && line.fields[field] == Value::from(1)
+    line.says(IN_FORCE) && line.fields[field] == 1
 }
 
 async fn effect(
