@@ -5,11 +5,14 @@ mod boot;
 mod image;
 mod processor;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use processor::{Processor, Programs};
 
 use crate::build;
@@ -78,22 +81,38 @@ pub(crate) fn phases(tally: &mut Tally, tests: &str) {
     });
     let Some(prepared) = prepared else { return };
     println!("\n=== booting {}", GUESTS.map(|it| it.name).join(" and "));
+    // Each keeps a processor busy: no more at once than there are, the longest first.
+    let at_once = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let next = AtomicUsize::new(0);
+    let ended: Vec<_> = prepared.iter().map(|_| Mutex::new(None)).collect();
     thread::scope(|scope| {
-        let start = |it| scope.spawn(move || run(it));
-        let running: Vec<_> = prepared.iter().map(start).collect();
-        for ((Guest { name, .. }, ..), running) in prepared.iter().zip(running) {
-            let mut unsteady = Vec::new();
-            tally.counting(name, |counted| {
-                let ended = running.join();
-                let (seen, result, took) = ended.map_err(|_| anyhow!("its output was lost"))?;
-                *counted = seen;
-                println!("it ran for {:.1} s", took.as_secs_f64());
-                unsteady = result?;
-                Ok(())
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(it), Some(ended)) = (prepared.get(place), ended.get(place)) else {
+                        return;
+                    };
+                    *lock(ended) = Some(run(it));
+                }
             });
-            tally.unsteady(unsteady.iter().map(|test| format!("{name}: {test}")));
         }
     });
+    for ((Guest { name, .. }, ..), ended) in prepared.iter().zip(&ended) {
+        let mut unsteady = Vec::new();
+        tally.counting(name, |counted| {
+            let (seen, result, took) = lock(ended).take().context("its output was lost")?;
+            *counted = seen;
+            println!("it ran for {:.1} s", took.as_secs_f64());
+            unsteady = result?;
+            Ok(())
+        });
+        tally.unsteady(unsteady.iter().map(|test| format!("{name}: {test}")));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type Prepared = (&'static Guest, Programs, image::Kernel, PathBuf);
