@@ -1,7 +1,7 @@
 //! Building for 64-bit ARM on a machine of another kind: the compiler's target and Debian's
 //! cross compiler. Used by the emulated kernel of that processor and by the images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -24,13 +24,21 @@ const TOOLS: &[Need] = &[
 /// Installs what the build needs.
 pub(crate) fn tools() -> Result<()> {
     apt::ensure_all("building for arm64", TOOLS)?;
-    let installed = Run::new("rustup").words("target list --installed").output();
-    if installed.is_ok_and(|list| list.lines().any(|line| line == TARGET)) {
+    standard_library(TARGET)
+}
+
+/// Asks rustup for the standard library of a target that has none here.
+pub(crate) fn standard_library(target: &str) -> Result<()> {
+    let library = Run::new("rustc")
+        .words("--print target-libdir --target")
+        .arg(target)
+        .output()?;
+    if Path::new(library.trim()).is_dir() {
         return Ok(());
     }
-    println!("Asking rustup for the standard library of {TARGET}");
-    Run::new("rustup").words("target add").arg(TARGET).output().map(drop).with_context(|| {
-        format!("building for arm64 needs the standard library of {TARGET}; `rustup target add {TARGET}` brings it where rustup has a network")
+    println!("Asking rustup for the standard library of {target}");
+    Run::new("rustup").words("target add").arg(target).output().map(drop).with_context(|| {
+        format!("the standard library of {target} is missing; `rustup target add {target}` brings it where rustup has a network")
     })
 }
 

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use super::{Image, Root};
 use crate::command::{Run, exists};
-use crate::{apt, build};
+use crate::{apt, arm64, build};
 
 /// As the manifests in `deploy` name it.
 const NAME: &str = "docker.io/isthmus/mesh-agent";
@@ -119,22 +119,5 @@ fn cross_tools(arch: Arch) -> Result<()> {
         let compiler = format!("g++-{processor}-linux-gnu");
         apt::install("an image for another processor", &[&compiler, &libc])?;
     }
-    let library = Run::new("rustc")
-        .words("--print target-libdir --target")
-        .arg(arch.target())
-        .output()?;
-    if Path::new(library.trim()).is_dir() {
-        return Ok(());
-    }
-    Run::new("rustup")
-        .words("target add")
-        .arg(arch.target())
-        .output()
-        .map(drop)
-        .with_context(|| {
-            format!(
-                "the standard library for {} is missing, and rustup could not fetch it",
-                arch.target()
-            )
-        })
+    arm64::standard_library(arch.target())
 }
