@@ -46,7 +46,7 @@ pub use schema::{
     PeerAuthentication, PeerAuthenticationSpec, PolicyAction, PolicyRule, RevocationSpec, RuleFrom,
     RuleTo, Source, StaleListsMode, TargetRef, TlsConfig,
 };
-pub use services::{Endpoint, Service};
+pub use services::{Endpoint, EndpointSlice, Service, ServiceObject};
 pub use settings::{MeshSettings, MtlsMode};
 pub use workload::{LocalPod, Workload};
 pub use world::{Resolution, World};

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
@@ -245,9 +246,12 @@ impl Reader {
                 |pod: core::Pod| Arc::new(Pod::of_folder(pod)),
                 |o| &mut o.pods,
             ),
-            ("v1", "Service") => self.typed(mapping, kind, |o| &mut o.services),
+            ("v1", "Service") => {
+                self.converted(mapping, kind, core::Service::into, |o| &mut o.services);
+            }
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                self.typed(mapping, kind, |o| &mut o.endpoint_slices);
+                let convert = discovery::EndpointSlice::into;
+                self.converted(mapping, kind, convert, |o| &mut o.endpoint_slices);
             }
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 self.typed(mapping, kind, |o| &mut o.peer_authentications);

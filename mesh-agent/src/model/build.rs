@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::keys::Keys;
 use super::object::{Objects, Origin, Sourced, Unenforced, key, name};
 use super::problem::Problem;
 use super::world::{Owner, World};
@@ -94,11 +96,12 @@ fn meshed_namespaces<'a>(
     problems: &mut Vec<Problem>,
 ) -> BTreeSet<&'a str> {
     let namespaces = sources.iter().flat_map(|objects| &objects.namespaces);
+    let owned = |ns: &Namespace| name(&ns.metadata).to_owned();
     let by_name = unique(
         namespaces,
         "Namespace",
-        |ns| &ns.metadata,
-        name_only,
+        |ns| name(&ns.metadata),
+        owned,
         problems,
     );
     let mut meshed = BTreeSet::new();
@@ -113,28 +116,24 @@ fn meshed_namespaces<'a>(
     meshed
 }
 
-fn name_only(meta: &ObjectMeta) -> String {
-    name(meta).to_owned()
-}
-
 /// Objects of one kind by key, ordered by it. Of two with one key the first by file
 /// and place counts; the others, and those without a name, are reported.
 pub(super) fn unique<'a, T: 'a>(
     objects: impl Iterator<Item = &'a Sourced<T>>,
     kind: &str,
-    meta: impl Fn(&T) -> &ObjectMeta,
-    key: impl Fn(&ObjectMeta) -> String,
+    name: impl Fn(&T) -> &str,
+    key: impl Fn(&T) -> String,
     problems: &mut Vec<Problem>,
 ) -> Vec<&'a Sourced<T>> {
     let mut ordered: Vec<&Sourced<T>> = objects.collect();
     ordered.sort_by_key(|object| &object.origin);
     let mut found: BTreeMap<String, &Sourced<T>> = BTreeMap::new();
     for object in ordered {
-        if name(meta(&object.object)).is_empty() {
+        if name(&object.object).is_empty() {
             problems.push(nameless(&object.origin, kind));
             continue;
         }
-        let key = key(meta(&object.object));
+        let key = key(&object.object);
         if let Some(first) = found.get(&key) {
             problems.push(Problem::new(
                 &object.origin,
@@ -189,17 +188,25 @@ fn report_unenforced(sources: &[&Objects], problems: &mut Vec<Problem>) {
 
 /// Keys of ours on kinds that have none.
 fn report_misplaced_keys(sources: &[&Objects], problems: &mut Vec<Problem>) {
-    let mut check = |meta: &ObjectMeta, origin: &Origin, kind: &str| {
-        let object = format!("{kind} {}", key(meta));
-        keys::check(meta, &keys::NONE, origin, &object, problems);
+    let mut check = |keys: Keys<'_>, key: String, origin: &Origin, kind: &str| {
+        let object = format!("{kind} {key}");
+        keys::check(keys, &keys::NONE, origin, &object, problems);
     };
     for objects in sources {
-        for it in &objects.services {
-            check(&it.object.metadata, &it.origin, "Service");
+        for Sourced { object, origin } in &objects.services {
+            check(object.meta.keys(), object.meta.key(), origin, "Service");
         }
-        for it in &objects.endpoint_slices {
-            check(&it.object.metadata, &it.origin, "EndpointSlice");
+        for Sourced { object, origin } in &objects.endpoint_slices {
+            check(
+                object.meta.keys(),
+                object.meta.key(),
+                origin,
+                "EndpointSlice",
+            );
         }
+        let mut check = |meta: &ObjectMeta, origin: &Origin, kind: &str| {
+            check(meta.into(), key(meta), origin, kind);
+        };
         for it in &objects.peer_authentications {
             check(&it.object.metadata, &it.origin, "PeerAuthentication");
         }

@@ -5,12 +5,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pods::Pod;
 use super::schema::{AuthorizationPolicy, LabelSelector, MeshConfig, PeerAuthentication};
+use super::services::{EndpointSlice, ServiceObject};
 
 /// Where an object was read. Orders by file, then by place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,9 +75,9 @@ pub struct Objects {
     /// `v1/Pod`, the part that is used. One that a later conversion finds to be the same
     /// `Arc` is not converted again.
     pub pods: Vec<Sourced<Arc<Pod>>>,
-    /// `v1/Service`
-    pub services: Vec<Sourced<Service>>,
-    /// `discovery.k8s.io/v1/EndpointSlice`
+    /// `v1/Service`, the part that is used.
+    pub services: Vec<Sourced<ServiceObject>>,
+    /// `discovery.k8s.io/v1/EndpointSlice`, the part that is used.
     pub endpoint_slices: Vec<Sourced<EndpointSlice>>,
     /// `security.istio.io/PeerAuthentication`
     pub peer_authentications: Vec<Sourced<PeerAuthentication>>,

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod endpoints;
+mod object;
 mod place;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,12 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-
-use super::address;
 use super::build::unique;
-use super::object::{Objects, Origin, Sourced, key, name, namespace};
+use super::object::{Objects, Origin, Sourced};
 use super::problem::Problem;
 use super::workload::Workload;
 use super::world::{Owner, World};
@@ -26,6 +23,9 @@ use endpoints::Backends;
 use place::Place;
 
 pub(super) use addresses::Owners;
+use object::Meta;
+pub(super) use object::ServicePort;
+pub use object::{EndpointSlice, ServiceObject};
 
 /// Names the service of an EndpointSlice, as in Kubernetes.
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -105,14 +105,22 @@ pub(super) fn services(
     let place = place::of(sources, node, problems);
     let slices = slices_by_service(sources, problems);
     let objects = sources.iter().flat_map(|objects| &objects.services);
-    let objects = unique(objects, "Service", |s| &s.metadata, key, problems);
+    let objects = unique(
+        objects,
+        "Service",
+        |it| &it.meta.name,
+        |it| it.meta.key(),
+        problems,
+    );
     let previous = previous.map_or(&[][..], |world| &world.services);
     let previous = previous.iter().map(|it| (it.key(), it));
     let previous: HashMap<_, _> = previous.collect();
     let mut services = Vec::with_capacity(objects.len());
     for service in objects {
-        let meta = &service.object.metadata;
-        let slices = slices.get(&(namespace(meta), name(meta)));
+        let Meta {
+            namespace, name, ..
+        } = &service.object.meta;
+        let slices = slices.get(&(&**namespace, &**name));
         let slices = slices.map(Vec::as_slice).unwrap_or_default();
         let service = convert(service, slices, &place, &owners.by_ip, problems);
         services.push(match previous.get(&service.key()) {
@@ -125,68 +133,52 @@ pub(super) fn services(
     services
 }
 
-type Slices<'a> = HashMap<(&'a str, &'a str), Vec<&'a Sourced<discovery::EndpointSlice>>>;
+type Slices<'a> = HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>;
 
-/// The usable slices of each service, by namespace and service name. An address
-/// that no endpoint can have is reported here, once, and passed over later.
+/// The slices of each service, by namespace and service name.
 fn slices_by_service<'a>(sources: &[&'a Objects], problems: &mut Vec<Problem>) -> Slices<'a> {
     let slices = sources.iter().flat_map(|objects| &objects.endpoint_slices);
+    let kind = "EndpointSlice";
+    let slices = unique(
+        slices,
+        kind,
+        |it| &it.meta.name,
+        |it| it.meta.key(),
+        problems,
+    );
     let mut by_service = Slices::new();
-    for slice in unique(slices, "EndpointSlice", |s| &s.metadata, key, problems) {
-        let meta = &slice.object.metadata;
-        let labels = meta.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) else {
+    for Sourced { object, origin } in slices {
+        let Some(service) = &object.service else {
             continue;
         };
-        if slice.object.address_type == "FQDN" {
-            continue;
-        }
-        let endpoints = slice.object.endpoints.iter().flatten().enumerate();
-        for (i, text) in endpoints.filter_map(|(i, it)| Some((i, it.addresses.first()?))) {
-            if let Err(message) = address::parse(text) {
-                problems.push(Problem::new(
-                    &slice.origin,
-                    format!("EndpointSlice {}", key(meta)),
-                    format!("endpoints[{i}].addresses[0]"),
-                    message,
-                    "correct it; until then this endpoint is left out",
-                ));
-            }
-        }
-        let service = (namespace(meta), service.as_str());
-        by_service.entry(service).or_default().push(slice);
+        let flaws = object.flaws.iter();
+        let whose = || format!("{kind} {}", object.meta.key());
+        problems.extend(flaws.map(|flaw| flaw.report(origin, &whose())));
+        let service = (&*object.meta.namespace, &**service);
+        by_service.entry(service).or_default().push(object);
     }
     by_service
 }
 
 fn convert(
-    service: &Sourced<core::Service>,
-    slices: &[&Sourced<discovery::EndpointSlice>],
+    service: &Sourced<ServiceObject>,
+    slices: &[&EndpointSlice],
     place: &Place<'_>,
     owners: &HashMap<IpAddr, Owner>,
     problems: &mut Vec<Problem>,
 ) -> Service {
-    let meta = &service.object.metadata;
-    let spec = service.object.spec.as_ref();
+    let Sourced { object, origin } = service;
+    let flaws = object.flaws.iter();
+    let whose = || format!("Service {}", object.meta.key());
+    problems.extend(flaws.map(|flaw| flaw.report(origin, &whose())));
     let rules = endpoints::Rules {
         place,
-        include_unready: spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true),
-        local_only: spec.and_then(|spec| spec.internal_traffic_policy.as_deref()) == Some("Local"),
+        include_unready: object.include_unready,
+        local_only: object.local_only,
     };
     let mut ports = BTreeMap::new();
-    let declared = spec.and_then(|spec| spec.ports.as_ref());
-    for (i, port) in declared.into_iter().flatten().enumerate() {
-        if !is_tcp(port.protocol.as_deref()) {
-            continue;
-        }
-        let Some(number) = port_number(port.port) else {
-            problems.push(Problem::new(
-                &service.origin,
-                format!("Service {}", key(meta)),
-                format!("spec.ports[{i}].port"),
-                format!("{} is not a TCP port", port.port),
-                "write a number from 1 to 65535",
-            ));
+    for port in object.ports.iter().filter(|port| port.is_tcp) {
+        let Some(number) = port_number(port.number) else {
             continue;
         };
         let all = endpoints::of_port(port, slices, &rules, owners);
@@ -194,49 +186,16 @@ fn convert(
         let (v4, v6) = (rules.apply(&v4), rules.apply(&v6));
         ports.insert(number, Families { v4, v6 });
     }
-    let cluster_ips = addresses::cluster(service, problems);
-    let external_ips = match cluster_ips.is_empty() {
-        // kube-proxy passes over those of a headless service too (`ShouldSkipService`).
-        true => Vec::new(),
-        false => addresses::external(service, problems),
-    };
+    let affinity = object.affinity;
     Service {
-        name: name(meta).into(),
-        namespace: namespace(meta).into(),
-        cluster_ips,
-        external_ips,
-        affinity: affinity(service, problems),
-        origin: service.origin.clone(),
+        name: Arc::clone(&object.meta.name),
+        namespace: Arc::clone(&object.meta.namespace),
+        cluster_ips: object.cluster_ips.to_vec(),
+        external_ips: object.external_ips.to_vec(),
+        affinity: affinity.map(|seconds| Duration::from_secs(seconds.into())),
+        origin: origin.clone(),
         ports,
     }
-}
-
-fn affinity(service: &Sourced<core::Service>, problems: &mut Vec<Problem>) -> Option<Duration> {
-    let spec = service.object.spec.as_ref()?;
-    if spec.session_affinity.as_deref() != Some("ClientIP") {
-        return None;
-    }
-    let config = spec.session_affinity_config.as_ref();
-    let config = config.and_then(|config| config.client_ip.as_ref());
-    let seconds = config
-        .and_then(|config| config.timeout_seconds)
-        .unwrap_or(AFFINITY_DEFAULT);
-    let usable = seconds.clamp(1, AFFINITY_MAX);
-    if usable != seconds {
-        problems.push(Problem::new(
-            &service.origin,
-            format!("Service {}", key(&service.object.metadata)),
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-            format!("{seconds} is not a number from 1 to {AFFINITY_MAX}; {usable} is used"),
-            "write a number in that range",
-        ));
-    }
-    Some(Duration::from_secs(usable.unsigned_abs().into()))
-}
-
-/// Kubernetes takes a port without a protocol for TCP.
-fn is_tcp(protocol: Option<&str>) -> bool {
-    matches!(protocol, None | Some("" | "TCP"))
 }
 
 fn port_number(number: i32) -> Option<u16> {

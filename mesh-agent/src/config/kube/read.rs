@@ -76,8 +76,8 @@ impl Readable for PodBody {
 impl Readable for Value {
     type Read = Read;
 
-    fn read(received: Received<Self>, kind: &Kind, _: &mut Interner) -> Read {
-        read(received.body, kind)
+    fn read(received: Received<Self>, kind: &Kind, interner: &mut Interner) -> Read {
+        read(received.body, kind, interner)
     }
 
     fn update(kind: &Arc<str>, change: Change<Read>) -> Update {
@@ -85,7 +85,7 @@ impl Readable for Value {
     }
 }
 
-fn read(mut object: Value, kind: &Kind) -> Read {
+fn read(mut object: Value, kind: &Kind, interner: &mut Interner) -> Read {
     let generation = generation(&object, kind);
     if let Value::Object(fields) = &mut object {
         // Items of a list leave them to the list.
@@ -106,6 +106,7 @@ fn read(mut object: Value, kind: &Kind) -> Read {
     match document::read_of_api(value) {
         Ok(mut objects) => {
             shrink(&mut objects);
+            share(&mut objects, interner);
             Read {
                 objects: Some(objects),
                 feared: Vec::new(),
@@ -164,17 +165,6 @@ fn strip(fields: &mut Map<String, Value>, kind: &Kind) {
             fields.remove("spec");
             fields.remove("status");
         }
-        "EndpointSlice" => {
-            let endpoints = fields.get_mut("endpoints").and_then(Value::as_array_mut);
-            for endpoint in endpoints
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_object_mut)
-            {
-                endpoint.remove("targetRef");
-                endpoint.remove("deprecatedTopology");
-            }
-        }
         _ => {}
     }
 }
@@ -188,6 +178,16 @@ fn shrink(objects: &mut Objects) {
     objects.peer_authentications.shrink_to_fit();
     objects.authorization_policies.shrink_to_fit();
     objects.unenforced.shrink_to_fit();
+}
+
+/// One copy of what many objects have.
+fn share(objects: &mut Objects, interner: &mut Interner) {
+    for service in &mut objects.services {
+        service.object.share(|text| interner.text(text));
+    }
+    for slice in &mut objects.endpoint_slices {
+        slice.object.share(|text| interner.text(text));
+    }
 }
 
 /// Who may write into some namespace must not set the trust of the whole mesh.

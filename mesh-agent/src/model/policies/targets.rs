@@ -7,21 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-
-use super::super::address;
-use super::super::object::{key, namespace};
 use super::super::schema::TargetRef;
-use super::super::services::SERVICE_NAME_LABEL;
+use super::super::services::{EndpointSlice, ServiceObject, ServicePort};
 use super::super::workload::Workload;
 use super::{Report, Scene};
-use crate::policy::{Labels, Ports, Scope};
+use crate::policy::{Ports, Scope};
 
 /// Finds what is behind a Service.
 pub(super) struct Services<'a> {
-    by_key: HashMap<String, &'a Service>,
+    by_key: HashMap<String, &'a ServiceObject>,
     slices: HashMap<String, Vec<&'a EndpointSlice>>,
     by_address: HashMap<IpAddr, &'a Arc<Workload>>,
     workloads: &'a [Arc<Workload>],
@@ -52,15 +46,13 @@ impl<'a> Services<'a> {
         }
         for service in scene.sources.iter().flat_map(|it| &it.services) {
             let service = &service.object;
-            services.by_key.insert(key(&service.metadata), service);
+            services.by_key.insert(service.meta.key(), service);
         }
         for slice in scene.sources.iter().flat_map(|it| &it.endpoint_slices) {
-            let meta = &slice.object.metadata;
-            let labels = meta.labels.as_ref();
-            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
-                let key = format!("{}/{service}", namespace(meta));
-                let slices = services.slices.entry(key).or_default();
-                slices.push(&slice.object);
+            let slice = &slice.object;
+            if let Some(service) = &slice.service {
+                let key = format!("{}/{service}", slice.meta.namespace);
+                services.slices.entry(key).or_default().push(slice);
             }
         }
         for workload in scene.workloads {
@@ -116,33 +108,28 @@ impl<'a> Services<'a> {
         )
     }
 
-    fn reach(&self, key: &str, service: &Service, reached: &mut BTreeMap<Arc<str>, Reached>) {
+    fn reach(&self, key: &str, service: &ServiceObject, reached: &mut BTreeMap<Arc<str>, Reached>) {
         let slices = self.slices.get(key).map(Vec::as_slice).unwrap_or_default();
         // Ready or not: who is dialled at its own address is judged too.
         for slice in slices {
-            let endpoints = slice.endpoints.iter().flatten();
-            for text in endpoints.filter_map(|endpoint| endpoint.addresses.first()) {
-                let ip = address::parse(text).ok();
-                let Some(workload) = ip.and_then(|ip| self.by_address.get(&ip)) else {
+            for endpoint in &slice.endpoints {
+                let Some(workload) = self.by_address.get(&endpoint.address) else {
                     continue;
                 };
                 let reached = reached.entry(Arc::clone(&workload.uid)).or_default();
                 reached.add_slice(slice);
             }
         }
-        let Some(spec) = &service.spec else { return };
-        let Some(selector) = spec.selector.as_ref().filter(|it| !it.is_empty()) else {
+        let labels = &service.selector;
+        if labels.0.is_empty() {
             return;
-        };
-        let labels = selector.iter();
-        let labels = labels.map(|(key, value)| (key.as_str().into(), value.as_str().into()));
-        let labels = Labels(labels.collect());
-        let of = namespace(&service.metadata);
-        let own = self.workloads.iter().filter(|it| *it.namespace == *of);
+        }
+        let of = &service.meta.namespace;
+        let own = self.workloads.iter().filter(|it| it.namespace == *of);
         for workload in own.filter(|workload| labels.match_all(workload)) {
             let in_slice = reached.contains_key(&workload.uid);
             let reached = reached.entry(Arc::clone(&workload.uid)).or_default();
-            for port in spec.ports.iter().flatten() {
+            for port in &service.ports {
                 reached.add_port(port, in_slice);
             }
         }
@@ -151,20 +138,16 @@ impl<'a> Services<'a> {
 
 impl Reached {
     fn add_slice(&mut self, slice: &EndpointSlice) {
-        for port in slice.ports.iter().flatten() {
-            self.add(port.port);
+        for port in &slice.ports {
+            self.add(port.number);
         }
     }
 
     /// A port by name is a number only where an EndpointSlice with the pod says which.
     fn add_port(&mut self, port: &ServicePort, in_slice: bool) {
-        match &port.target_port {
-            None => self.add(Some(port.port)),
-            Some(IntOrString::Int(number)) => self.add(Some(*number)),
-            Some(IntOrString::String(text)) if text.parse::<u16>().is_ok() => {
-                self.add(text.parse().ok());
-            }
-            Some(IntOrString::String(_)) => self.all |= !in_slice,
+        match port.target {
+            None => self.all |= !in_slice,
+            number => self.add(number),
         }
     }
 

@@ -6,10 +6,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-
-use super::super::address;
-use super::super::object::{Sourced, key};
 use super::super::problem::Problem;
 use super::super::world::Owner;
 use super::Service;
@@ -21,77 +17,6 @@ pub(in crate::model) struct Owners {
     pub(in crate::model) by_ip: HashMap<IpAddr, Owner>,
     /// External addresses of services, for what is not in `by_ip`.
     pub(in crate::model) external: HashMap<SocketAddr, Owner>,
-}
-
-/// The service's cluster IPs. `ExternalName` has none: it is answered by DNS.
-pub(super) fn cluster(
-    service: &Sourced<core::Service>,
-    problems: &mut Vec<Problem>,
-) -> Vec<IpAddr> {
-    let Some(spec) = service.object.spec.as_ref() else {
-        return Vec::new();
-    };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return Vec::new();
-    }
-    let single = spec
-        .cluster_ip
-        .iter()
-        .map(|ip| ("spec.clusterIP".to_owned(), ip));
-    let several = spec.cluster_ips.iter().flatten().enumerate();
-    let several = several.map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
-    let given = single.chain(several);
-    parse(
-        service,
-        given.filter(|(_, text)| !text.is_empty() && *text != "None"),
-        problems,
-    )
-}
-
-/// The addresses outside the cluster that are the service's inside it too.
-pub(super) fn external(
-    service: &Sourced<core::Service>,
-    problems: &mut Vec<Problem>,
-) -> Vec<IpAddr> {
-    let spec = service.object.spec.as_ref();
-    let external = spec.and_then(|spec| spec.external_ips.as_ref());
-    let external = external.into_iter().flatten().enumerate();
-    let external = external.map(|(i, ip)| (format!("spec.externalIPs[{i}]"), ip));
-    let status = service.object.status.as_ref();
-    let balancer = status.and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
-    let ingress = ingress.into_iter().flatten().enumerate();
-    let ingress = ingress
-        // With `Proxy`, the load balancer is to see the connection.
-        .filter(|(_, it)| it.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|(i, it)| {
-            let field = format!("status.loadBalancer.ingress[{i}].ip");
-            Some((field, it.ip.as_ref()?))
-        });
-    parse(service, external.chain(ingress), problems)
-}
-
-fn parse<'a>(
-    service: &Sourced<core::Service>,
-    given: impl Iterator<Item = (String, &'a String)>,
-    problems: &mut Vec<Problem>,
-) -> Vec<IpAddr> {
-    let mut ips = Vec::new();
-    for (field, text) in given {
-        match address::parse(text) {
-            Ok(ip) => ips.push(ip),
-            Err(message) => problems.push(Problem::new(
-                &service.origin,
-                format!("Service {}", key(&service.object.metadata)),
-                field,
-                message,
-                "correct it; until then the service is not reached there",
-            )),
-        }
-    }
-    ips.sort();
-    ips.dedup();
-    ips
 }
 
 /// Enters the addresses of all services.

@@ -7,14 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-
-use super::super::address;
-use super::super::object::Sourced;
 use super::super::world::Owner;
+use super::object::{EndpointSlice, Hints, ServicePort, SliceEndpoint};
 use super::place::Place;
-use super::{Endpoint, is_tcp, port_number};
+use super::{Endpoint, port_number};
 
 /// What is behind a port, of one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +37,7 @@ pub(super) struct Described<'a> {
     pub(super) addr: SocketAddr,
     state: State,
     local: bool,
-    hints: Option<&'a discovery::EndpointHints>,
+    hints: Option<&'a Hints>,
     owner: Option<&'a Owner>,
 }
 
@@ -57,23 +53,20 @@ enum State {
 /// The endpoints of one port by address, ready or not. EndpointSlices name their ports as
 /// the service does, whatever the container calls them, so the name leads to the number.
 pub(super) fn of_port<'a>(
-    port: &core::ServicePort,
-    slices: &[&'a Sourced<discovery::EndpointSlice>],
+    port: &ServicePort,
+    slices: &[&'a EndpointSlice],
     rules: &Rules<'_>,
     owners: &'a HashMap<IpAddr, Owner>,
 ) -> Vec<Described<'a>> {
-    let wanted = port.name.as_deref().unwrap_or_default();
     let mut found: BTreeMap<SocketAddr, Described<'_>> = BTreeMap::new();
     for slice in slices {
-        let ports = slice.object.ports.iter().flatten();
+        let ports = slice.ports.iter();
         let number = ports
-            .filter(|it| is_tcp(it.protocol.as_deref()))
-            .filter(|it| it.name.as_deref().unwrap_or_default() == wanted)
-            .find_map(|it| port_number(it.port?));
+            .filter(|it| it.is_tcp && it.name == port.name)
+            .find_map(|it| port_number(it.number?));
         let Some(number) = number else { continue };
-        for endpoint in slice.object.endpoints.iter().flatten() {
-            let address = endpoint.addresses.first().map(|text| address::parse(text));
-            let Some(Ok(ip)) = address else { continue };
+        for endpoint in &slice.endpoints {
+            let ip = endpoint.address;
             let owner = owners.get(&ip);
             if matches!(owner, Some(Owner::Disputed | Owner::Service(_))) {
                 continue;
@@ -82,7 +75,7 @@ pub(super) fn of_port<'a>(
                 addr: SocketAddr::new(ip, number),
                 state: rules.state(endpoint),
                 local: rules.is_local(endpoint, owner),
-                hints: endpoint.hints.as_ref(),
+                hints: endpoint.hints.as_deref(),
                 owner,
             };
             // One endpoint may be in two slices while it moves between them.
@@ -104,21 +97,17 @@ pub(super) fn of_port<'a>(
 
 impl Rules<'_> {
     /// A condition that is not given counts as the good one (`discovery/v1`).
-    fn state(&self, endpoint: &discovery::Endpoint) -> State {
-        let conditions = endpoint.conditions.as_ref();
-        let ready = conditions.and_then(|it| it.ready);
-        let serving = conditions.and_then(|it| it.serving);
-        let terminating = conditions.and_then(|it| it.terminating);
+    fn state(&self, it: &SliceEndpoint) -> State {
         match () {
-            () if self.include_unready || ready != Some(false) => State::Ready,
-            () if serving != Some(false) && terminating == Some(true) => State::Leaving,
+            () if self.include_unready || it.ready != Some(false) => State::Ready,
+            () if it.serving != Some(false) && it.terminating == Some(true) => State::Leaving,
             () => State::Unready,
         }
     }
 
     /// A slice that a person wrote may leave out the node, which the pod tells too.
-    fn is_local(&self, endpoint: &discovery::Endpoint, owner: Option<&Owner>) -> bool {
-        let node = endpoint.node_name.as_deref().or(match owner {
+    fn is_local(&self, endpoint: &SliceEndpoint, owner: Option<&Owner>) -> bool {
+        let node = endpoint.node.as_deref().or(match owner {
             Some(Owner::Workload(workload)) => Some(&*workload.node),
             _ => None,
         });
@@ -173,13 +162,13 @@ impl Described<'_> {
     }
 
     fn nodes(&self) -> impl Iterator<Item = &str> {
-        let hints = self.hints.and_then(|hints| hints.for_nodes.as_ref());
-        hints.into_iter().flatten().map(|it| it.name.as_str())
+        let hints = self.hints.into_iter().flat_map(|hints| &hints.nodes);
+        hints.map(|name| &**name)
     }
 
     fn zones(&self) -> impl Iterator<Item = &str> {
-        let hints = self.hints.and_then(|hints| hints.for_zones.as_ref());
-        hints.into_iter().flatten().map(|it| it.name.as_str())
+        let hints = self.hints.into_iter().flat_map(|hints| &hints.zones);
+        hints.map(|name| &**name)
     }
 
     fn has_node_hints(&self) -> bool {

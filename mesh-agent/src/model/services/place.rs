@@ -1,6 +1,8 @@
 //! Where this node stands, for what is to stay near: its name, and its zone by its Node
 //! object. Asked once for each generation by [`services`](super::services).
 
+use k8s_openapi::api::core::v1::Node;
+
 use super::super::build::unique;
 use super::super::object::{Objects, name};
 use super::super::problem::Problem;
@@ -23,8 +25,8 @@ pub(super) fn of<'a>(
     problems: &mut Vec<Problem>,
 ) -> Place<'a> {
     let nodes = sources.iter().flat_map(|objects| &objects.nodes);
-    let named = |meta: &_| name(meta).to_owned();
-    let nodes = unique(nodes, "Node", |node| &node.metadata, named, problems);
+    let named = |node: &Node| name(&node.metadata).to_owned();
+    let nodes = unique(nodes, "Node", |node| name(&node.metadata), named, problems);
     let metas = nodes.into_iter().map(|node| &node.object.metadata);
     let labels = metas
         .filter(|meta| name(meta) == node)

@@ -109,7 +109,7 @@ fn the_order_of_files_and_of_objects_does_not_matter() {
             dice.shuffle(&mut objects.services);
             dice.shuffle(&mut objects.endpoint_slices);
             for slice in &mut objects.endpoint_slices {
-                dice.shuffle(slice.object.endpoints.as_mut().unwrap());
+                dice.shuffle(&mut slice.object.endpoints);
             }
         }
         let built = build(&sources, NODE, Some(&before.world));
