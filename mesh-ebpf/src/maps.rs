@@ -71,19 +71,38 @@ pub static META: Array<Meta, 1> = Array::new();
 /// A sockhash with 8-byte values. aya-ebpf's has 4-byte values, and of those
 /// the kernel shows userspace nothing; of these it shows the socket's cookie,
 /// so that the agent can see whether a listener is in its slot.
+pub type ListenerHash =
+    Definition<Ip, u64, { BPF_MAP_TYPE_SOCKHASH as usize }, MAX_LISTENERS, 0>;
+
+/// A socket storage whose values go over to the sockets that a listener accepts;
+/// aya-ebpf's has no such flag.
+pub type AgentSockets = Definition<
+    i32,
+    u32,
+    { BPF_MAP_TYPE_SK_STORAGE as usize },
+    0,
+    { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize },
+>;
+
+/// A map as the loader reads it from its type, for those that aya-ebpf does not have.
 #[repr(C)]
-pub struct ListenerHash {
-    r#type: *const [i32; BPF_MAP_TYPE_SOCKHASH as usize],
-    key: *const Ip,
-    value: *const u64,
-    max_entries: *const [i32; MAX_LISTENERS],
-    map_flags: *const [i32; 0],
+pub struct Definition<K, V, const TYPE: usize, const MAX: usize, const FLAGS: usize> {
+    r#type: *const [i32; TYPE],
+    key: *const K,
+    value: *const V,
+    max_entries: *const [i32; MAX],
+    map_flags: *const [i32; FLAGS],
 }
 
-// SAFETY: a definition for the loader; nothing is ever read through it.
-unsafe impl Sync for ListenerHash {}
+// SAFETY: nothing is ever read through it.
+unsafe impl<K, V, const TYPE: usize, const MAX: usize, const FLAGS: usize> Sync
+    for Definition<K, V, TYPE, MAX, FLAGS>
+{
+}
 
-impl ListenerHash {
+impl<K, V, const TYPE: usize, const MAX: usize, const FLAGS: usize>
+    Definition<K, V, TYPE, MAX, FLAGS>
+{
     const fn new() -> Self {
         Self {
             r#type: ptr::null(),
@@ -101,31 +120,7 @@ impl ListenerHash {
     }
 }
 
-/// A socket storage whose values go over to the sockets that a listener accepts;
-/// aya-ebpf's has no such flag.
-#[repr(C)]
-pub struct AgentSockets {
-    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
-    key: *const i32,
-    value: *const u32,
-    max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
-}
-
-// SAFETY: a definition for the loader; nothing is ever read through it.
-unsafe impl Sync for AgentSockets {}
-
 impl AgentSockets {
-    const fn new() -> Self {
-        Self {
-            r#type: ptr::null(),
-            key: ptr::null(),
-            value: ptr::null(),
-            max_entries: ptr::null(),
-            map_flags: ptr::null(),
-        }
-    }
-
     /// Whether the socket is the agent's.
     ///
     /// # Safety
@@ -133,9 +128,8 @@ impl AgentSockets {
     /// it is not null.
     #[inline(always)]
     pub unsafe fn contains(&self, sk: *mut bpf_sock) -> bool {
-        let map = ptr::from_ref(self).cast_mut().cast();
         // SAFETY: the caller's promise; nothing is created.
-        let found = unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), 0) };
+        let found = unsafe { bpf_sk_storage_get(self.as_ptr(), sk.cast(), ptr::null_mut(), 0) };
         !found.is_null()
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn scale(pods: &[u32], services: u32) -> Result<()> {
         "-k deploy/crds",
         "-f deploy/base/namespace.yaml",
         "-f deploy/base/agent-rbac.yaml",
+        "-f deploy/base/ca-rbac.yaml",
     ] {
         control.kubectl()?.words("apply").words(file).output()?;
     }

@@ -109,9 +109,9 @@ impl Api {
             .await
     }
 
-    /// A kubeconfig of the agent's account, by which the API server is at `server`.
-    pub(crate) async fn kubeconfig_of_agent(&self, server: &str) -> Result<String> {
-        let path = "/api/v1/namespaces/isthmus-system/serviceaccounts/isthmus-agent/token";
+    /// A kubeconfig of an account of ours, by which the API server is at `server`.
+    pub(crate) async fn kubeconfig_of(&self, account: &str, server: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/isthmus-system/serviceaccounts/{account}/token");
         let asked = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"expirationSeconds": 86400},
@@ -120,12 +120,12 @@ impl Api {
         let token = answer["status"]["token"].as_str().context("no token")?;
         Ok(json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "scale",
-            "contexts": [{"name": "scale", "context": {"cluster": "scale", "user": "agent"}}],
+            "contexts": [{"name": "scale", "context": {"cluster": "scale", "user": "scale"}}],
             "clusters": [{"name": "scale", "cluster": {
                 "server": server, "tls-server-name": "kubernetes",
                 "certificate-authority-data": self.authority,
             }}],
-            "users": [{"name": "agent", "user": {"token": token}}],
+            "users": [{"name": "scale", "user": {"token": token}}],
         })
         .to_string())
     }

@@ -4,11 +4,11 @@
 //!
 //! No kubelet looks at the objects; one pod is real, so that a change can be seen to take effect.
 
-mod agent;
 mod api;
 mod bed;
 mod fill;
 mod measure;
+mod measured;
 mod objects;
 mod relay;
 mod table;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::agent::{Agent, Line};
 use super::api::{Api, Call};
 use super::bed::{Bed, NODE};
 use super::fill::{self, Filled};
+use super::measured::{Line, Measured};
 use super::{objects, relay};
 
 /// Changes of each kind whose effect is timed.
@@ -20,6 +20,7 @@ const IDLE: Duration = Duration::from_secs(20);
 const CHURN: Duration = Duration::from_secs(30);
 const CHANGES: u32 = 50;
 
+const API_SERVER: &str = "10.77.0.1:6443";
 const IN_FORCE: &str = "configuration in force";
 
 /// The figures of one size. Times in seconds, memory and traffic in megabytes (10^6 bytes).
@@ -41,16 +42,24 @@ pub(crate) struct Row {
     pub(crate) churn_enrolled: f64,
     pub(crate) churn_changes: u32,
     pub(crate) churn_peak: f64,
+    pub(crate) authority: Authority,
+}
+
+/// The authority, once it knows the pods.
+pub(crate) struct Authority {
+    pub(crate) sync: f64,
+    pub(crate) peak: f64,
+    pub(crate) resident: f64,
 }
 
 pub(crate) async fn measure(api: &Api, bed: &Bed, filled: &Filled) -> Result<Row> {
-    let (address, counts) = relay::start("10.77.0.1:6443".parse()?)?;
+    let (address, counts) = relay::start(API_SERVER.parse()?)?;
     let megabytes = || counts.down.load(Ordering::Relaxed) as f64 / 1e6;
     let kubeconfig = api
-        .kubeconfig_of_agent(&format!("https://{address}"))
+        .kubeconfig_of("isthmus-agent", &format!("https://{address}"))
         .await?;
     let before = api.requests_of_agent().map_or(0, |it| it.len());
-    let agent = Agent::start(bed, &kubeconfig)?;
+    let agent = Measured::agent(bed, &kubeconfig)?;
     let ready = agent.wait("the agent is ready", |it| it.says("the agent is ready"))?;
     let (sync_cpu, sync_bytes) = (agent.processor()?, megabytes());
     // Statuses of the policies are written now.
@@ -93,10 +102,28 @@ pub(crate) async fn measure(api: &Api, bed: &Bed, filled: &Filled) -> Result<Row
         churn_enrolled: enrolled_meanwhile?,
         churn_changes: changes?,
         churn_peak: agent.memory("VmHWM")?,
+        authority: authority(api, bed).await?,
     };
     release(api, &agent).await?;
     agent.stop()?;
     Ok(row)
+}
+
+async fn authority(api: &Api, bed: &Bed) -> Result<Authority> {
+    let server = format!("https://{API_SERVER}");
+    let kubeconfig = api.kubeconfig_of("isthmus-ca", &server).await?;
+    let authority = Measured::authority(bed, &kubeconfig)?;
+    let known = authority.wait("the authority knows the pods", |it| {
+        it.says("the cluster's pods are known")
+    })?;
+    pause(IDLE).await;
+    let measured = Authority {
+        sync: (known.at - authority.started).as_secs_f64(),
+        peak: authority.memory("VmHWM")?,
+        resident: authority.memory("VmRSS")?,
+    };
+    authority.stop()?;
+    Ok(measured)
 }
 
 /// A span of time that is measured, not something to wait for.
@@ -105,7 +132,7 @@ async fn pause(span: Duration) {
 }
 
 /// Seconds from the request that writes or removes a policy until it is in force.
-async fn policies(api: &Api, agent: &Agent) -> Result<Vec<f64>> {
+async fn policies(api: &Api, agent: &Measured) -> Result<Vec<f64>> {
     let place = fill::policies(NODE);
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
@@ -120,12 +147,12 @@ async fn policies(api: &Api, agent: &Agent) -> Result<Vec<f64>> {
 }
 
 /// Seconds from the label of its namespace until the real pod is enrolled.
-async fn enrol(api: &Api, agent: &Agent) -> Result<f64> {
+async fn enrol(api: &Api, agent: &Measured) -> Result<f64> {
     let call = label("enabled");
     effect(api, agent, call, |line| counts(line, "enrolled")).await
 }
 
-async fn release(api: &Api, agent: &Agent) -> Result<f64> {
+async fn release(api: &Api, agent: &Measured) -> Result<f64> {
     let call = label("disabled");
     effect(api, agent, call, |line| counts(line, "released")).await
 }
@@ -141,7 +168,7 @@ fn counts(line: &Line, field: &str) -> bool {
 
 async fn effect(
     api: &Api,
-    agent: &Agent,
+    agent: &Measured,
     call: Call,
     wanted: impl Fn(&Line) -> bool,
 ) -> Result<f64> {

@@ -51,6 +51,11 @@ pub(crate) fn of(rows: &[Row]) -> String {
     line("churn: processors", &|it| it.churn_cpu);
     line("churn: from the API, MB", &|it| it.churn_bytes);
     line("churn: a pod enrolled after, s", &|it| it.churn_enrolled);
+    line("authority: start to knowing the pods, s", &|it| {
+        it.authority.sync
+    });
+    line("  memory: at most, MB", &|it| it.authority.peak);
+    line("  memory: idle, MB", &|it| it.authority.resident);
     text
 }
 

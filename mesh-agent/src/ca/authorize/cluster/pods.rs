@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use super::{Denial, unavailable};
+use crate::heap;
 
 /// A service account on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +131,11 @@ impl Known {
             Event::InitDone => {
                 self.placed = std::mem::take(&mut self.fresh);
                 self.current = true;
+                heap::trim();
+                tracing::info!(
+                    pods = self.placed.by_uid.len(),
+                    "the cluster's pods are known"
+                );
             }
             Event::Apply(pod) => {
                 self.placed.put(&pod);

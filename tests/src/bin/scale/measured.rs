@@ -1,4 +1,5 @@
-//! The agent that is measured: its log, line by line with the time, and what `/proc` says of it.
+//! What is measured, an agent or the authority: its log, line by line with the time, and what
+//! `/proc` says of it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,7 +19,7 @@ use super::bed::{Bed, NODE};
 /// Long enough for any line that comes at all.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-pub(crate) struct Agent {
+pub(crate) struct Measured {
     child: Child,
     lines: Receiver<Line>,
     pub(crate) started: Instant,
@@ -36,10 +37,8 @@ impl Line {
     }
 }
 
-impl Agent {
-    pub(crate) fn start(bed: &Bed, kubeconfig: &str) -> Result<Self> {
-        let file = bed.folder("kubeconfig");
-        fs::write(&file, kubeconfig).context("writing the agent's kubeconfig")?;
+impl Measured {
+    pub(crate) fn agent(bed: &Bed, kubeconfig: &str) -> Result<Self> {
         let mut command = Command::new(own_program("mesh-agent")?);
         command.args(["run", "--kube", "--node", NODE, "--log-format", "json"]);
         for (option, value) in [
@@ -52,6 +51,22 @@ impl Agent {
         ] {
             command.arg(option).arg(value);
         }
+        Self::start(command, bed, kubeconfig)
+    }
+
+    /// The same authority each time.
+    pub(crate) fn authority(bed: &Bed, kubeconfig: &str) -> Result<Self> {
+        let mut command = Command::new(own_program("mesh-agent")?);
+        command.args(["ca", "serve", "--kube", "--init", "--log-format", "json"]);
+        command.args(["--trust-domain", "cluster.local", "--name", "localhost"]);
+        command.args(["--listen", "127.0.0.1:0", "--namespace", "isthmus-system"]);
+        command.arg("--dir").arg(bed.folder("authority"));
+        Self::start(command, bed, kubeconfig)
+    }
+
+    fn start(mut command: Command, bed: &Bed, kubeconfig: &str) -> Result<Self> {
+        let file = bed.folder("kubeconfig");
+        fs::write(&file, kubeconfig).context("writing the kubeconfig")?;
         let started = Instant::now();
         let mut child = command
             .env("KUBECONFIG", &file)
@@ -60,7 +75,7 @@ impl Agent {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .context("starting the agent")?;
+            .context("starting mesh-agent")?;
         let log = child.stderr.take().context("the pipe that was asked for")?;
         let (tell, lines) = channel();
         let show = std::env::var_os("SCALE_SHOW_LOG").is_some();
@@ -127,12 +142,12 @@ impl Agent {
             Signal::SIGTERM,
         )?;
         let status = self.child.wait()?;
-        anyhow::ensure!(status.success(), "the agent ended with {status}");
+        anyhow::ensure!(status.success(), "it ended with {status}");
         Ok(())
     }
 }
 
-impl Drop for Agent {
+impl Drop for Measured {
     fn drop(&mut self) {
         // It fails only for one that has ended.
         let _ = self.child.kill();
