@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use isthmus_tests::capabilities::Capabilities;
-use isthmus_tests::mesh::{Mtls, Node, Pod, PodSpec};
+use isthmus_tests::mesh::{Mesh, Mtls, Node, Pod, PodSpec};
 use isthmus_tests::process::Process;
 use isthmus_tests::traffic::Talk;
 use isthmus_tests::wait::wait_until;
@@ -21,6 +21,7 @@ const REFUSED: &str = "Operation not permitted";
 /// ... and to who may not look into another process (EACCES).
 const NOT_REACHED: &str = "Permission denied";
 const NOT_RESET: &str = "plaintext connections cannot be reset";
+const NOT_ENTERED: &str = "cannot enter the pod's network namespace";
 const NOT_LOADED: &str = "the kernel programs could not be loaded";
 
 /// Those of the manifest.
@@ -35,11 +36,15 @@ fn listed() -> Result<Vec<String>> {
         .collect())
 }
 
-fn all_but(left_out: &str) -> Result<Capabilities> {
+/// The listed ones but one, and others.
+fn named(left_out: &str, others: &[&str]) -> Result<Capabilities> {
     let listed = listed()?;
-    let names: Vec<&str> = listed.iter().map(String::as_str).collect();
-    let kept: Vec<&str> = names.into_iter().filter(|it| *it != left_out).collect();
-    Capabilities::named(&kept)
+    let kept = listed
+        .iter()
+        .map(String::as_str)
+        .filter(|it| *it != left_out);
+    let names: Vec<&str> = kept.chain(others.iter().copied()).collect();
+    Capabilities::named(&names)
 }
 
 /// A pod that has run, and talked in the clear, before the agent hears of it. Its namespace is
@@ -54,25 +59,24 @@ struct Late {
 }
 
 impl Late {
-    fn open(pair: &Pair) -> Result<Self> {
-        let outsider = pair.mesh.outsider("outsider")?;
-        let pod = pair.b.pod_with(PodSpec::new("late").outside())?;
+    /// The pod is in the configuration when this returns.
+    fn open(mesh: &Mesh, node: &Node) -> Result<Self> {
+        let outsider = mesh.outsider("outsider")?;
+        let pod = node.pod_with(PodSpec::new("late").outside())?;
         let server = pod.serve("serve echo")?;
-        Ok(Self {
+        let late = Self {
             talk: Talk::open(&outsider, pod.v4(8080))?,
             _server: server,
             process: pod.spawn("sleep", &["1000000"])?,
             pod,
             _outsider: outsider,
-        })
-    }
-
-    fn configure(&self, pair: &Pair) -> Result<()> {
-        let name = self.pod.netns().path().display().to_string();
-        let by_process = format!("/proc/{}/ns/net", self.process.pid());
-        let yaml = self.pod.yaml()?;
+        };
+        let name = late.pod.netns().path().display().to_string();
+        let by_process = format!("/proc/{}/ns/net", late.process.pid());
+        let yaml = late.pod.yaml()?;
         ensure!(yaml.contains(&name), "{yaml}");
-        pair.mesh.write("late", &yaml.replace(&name, &by_process))
+        mesh.write("late", &yaml.replace(&name, &by_process))?;
+        Ok(late)
     }
 }
 
@@ -86,7 +90,7 @@ fn core_the_manifests_capabilities_are_enough() -> Result<()> {
     let kubelet = pair.mesh.outsider("kubelet")?;
     let _in_its_cgroup = kubelet.spawn("sleep", &["1000000"])?;
     let cgroup = kubelet.own_cgroup().display().to_string();
-    let given = all_but("")?;
+    let given = named("", &[])?;
     for node in [&pair.a, &pair.b] {
         node.set_capabilities(given);
         node.set_options(&["--kubelet-cgroup", &cgroup]);
@@ -101,8 +105,7 @@ fn core_the_manifests_capabilities_are_enough() -> Result<()> {
         "a probe of the kubelet: {probed}"
     );
 
-    let late = Late::open(&pair)?;
-    late.configure(&pair)?;
+    let late = Late::open(&pair.mesh, &pair.b)?;
     pair.b.wait_enrolled(&late.pod)?;
     let end = late.talk.end()?;
     ensure!(end == "ECONNRESET", "the plaintext ended as {end}");
@@ -135,13 +138,11 @@ fn core_the_manifests_capabilities_are_enough() -> Result<()> {
 #[test]
 fn core_without_each_capability_something_fails() -> Result<()> {
     for name in listed()? {
-        let pair = Pair::prepare()?;
-        pair.mesh.mtls(Mtls::Strict)?;
-        pair.b.set_capabilities(all_but(&name)?);
+        let lacking = Lacking::new(&name)?;
         let reason = match name.as_str() {
-            "NET_ADMIN" => without_net_admin(&pair),
-            "SYS_ADMIN" => does_not_start(&pair, NOT_LOADED),
-            "SYS_PTRACE" => without_sys_ptrace(&pair),
+            "NET_ADMIN" => lacking.net_admin(),
+            "SYS_ADMIN" => lacking.sys_admin(),
+            "SYS_PTRACE" => lacking.sys_ptrace(),
             _ => bail!("nothing is known to need {name}"),
         };
         let reason = reason.with_context(|| format!("without {name}"))?;
@@ -153,63 +154,106 @@ fn core_without_each_capability_something_fails() -> Result<()> {
             row.contains(reason),
             "the README does not quote {reason:?}: {row}"
         );
-        warned(&pair.b, &name)?;
+        warned(&lacking.node, &name)?;
     }
     Ok(())
 }
 
-/// Since Linux 6.5 `SYS_ADMIN` will do for attaching programs. Nothing else ends a connection
-/// that is another process's.
-fn without_net_admin(pair: &Pair) -> Result<&'static str> {
-    if kernel()? < (6, 5) {
-        return does_not_start(pair, NOT_LOADED);
-    }
-    pair.start_agents()?;
-    let late = Late::open(pair)?;
-    late.configure(pair)?;
-    wait_until("the plaintext cannot be reset", || {
-        let log = pair.b.log().unwrap_or_default();
-        log.iter().any(|line| {
-            let told = line["message"]
-                .as_str()
-                .is_some_and(|it| it.contains(NOT_RESET));
-            told && line["error"]
-                .as_str()
-                .is_some_and(|it| it.contains(REFUSED))
+/// A node whose agents lack one of the listed capabilities. Fields go in this order.
+struct Lacking {
+    node: Node,
+    pod: Pod,
+    mesh: Mesh,
+}
+
+impl Lacking {
+    fn new(name: &str) -> Result<Self> {
+        let mesh = Mesh::new()?;
+        mesh.mtls(Mtls::Strict)?;
+        let node = mesh.node("a")?;
+        node.set_capabilities(named(name, &[])?);
+        Ok(Self {
+            pod: node.pod("pod")?,
+            node,
+            mesh,
         })
-    })?;
-    Ok(NOT_RESET)
-}
+    }
 
-/// Neither the namespace of a pod that was there before, nor the agent's own descriptors by its
-/// child, which `audit --probe` starts.
-fn without_sys_ptrace(pair: &Pair) -> Result<&'static str> {
-    pair.start_agents()?;
-    let late = Late::open(pair)?;
-    late.configure(pair)?;
-    pair.b.wait_state(&late.pod.uid(), "not-enrolled")?;
-    let told = pair.b.workload(&late.pod.uid())?.unwrap_or_default();
-    let problems = told["problems"].to_string();
-    ensure!(problems.contains(NOT_REACHED), "{problems}");
-    let probed = pair.b.cli_run("audit --probe -o json")?;
-    ensure!(
-        !probed.status.success() && probed.stdout.contains(NOT_REACHED),
-        "{probed:?}"
-    );
-    Ok(NOT_REACHED)
-}
+    /// Since Linux 6.5 `SYS_ADMIN` will do for attaching programs. Nothing else ends a
+    /// connection that is another process's.
+    fn net_admin(&self) -> Result<&'static str> {
+        if kernel()? < (6, 5) {
+            return self.does_not_start();
+        }
+        self.node.start()?;
+        let _late = Late::open(&self.mesh, &self.node)?;
+        wait_until("the plaintext cannot be reset", || {
+            let log = self.node.log().unwrap_or_default();
+            log.iter().any(|line| {
+                let told = line["message"]
+                    .as_str()
+                    .is_some_and(|it| it.contains(NOT_RESET));
+                told && line["error"]
+                    .as_str()
+                    .is_some_and(|it| it.contains(REFUSED))
+            })
+        })?;
+        Ok(NOT_RESET)
+    }
 
-fn does_not_start(pair: &Pair, reason: &'static str) -> Result<&'static str> {
-    pair.b.launch()?;
-    let ended = pair.b.wait_oldest()?;
-    ensure!(!ended.success(), "it ended with {ended}");
-    let log = pair.b.log()?;
-    let told = log.iter().any(|line| {
-        let error = line["error"].as_str().unwrap_or_default();
-        error.contains(reason) && error.contains(REFUSED)
-    });
-    ensure!(told, "{}", pair.b.log_tail());
-    Ok(reason)
+    /// What loading asks of it `BPF` and `PERFMON` grant too, but not to enter a pod.
+    fn sys_admin(&self) -> Result<&'static str> {
+        let reason = self.does_not_start()?;
+        self.node
+            .set_capabilities(named("SYS_ADMIN", &["BPF", "PERFMON"])?);
+        self.node.launch()?;
+        let problems = self.not_enrolled(&self.pod)?;
+        ensure!(
+            problems.contains(NOT_ENTERED) && problems.contains(REFUSED),
+            "{problems}"
+        );
+        ensure!(
+            README.contains(NOT_ENTERED),
+            "the README does not quote {NOT_ENTERED:?}"
+        );
+        Ok(reason)
+    }
+
+    /// Neither the namespace of a pod that was there before is reached, nor the agent's own
+    /// descriptors by its child, which `audit --probe` starts.
+    fn sys_ptrace(&self) -> Result<&'static str> {
+        self.node.start()?;
+        self.node.wait_enrolled(&self.pod)?;
+        let late = Late::open(&self.mesh, &self.node)?;
+        let problems = self.not_enrolled(&late.pod)?;
+        ensure!(problems.contains(NOT_REACHED), "{problems}");
+        let probed = self.node.cli_run("audit --probe -o json")?;
+        ensure!(
+            !probed.status.success() && probed.stdout.contains(NOT_REACHED),
+            "{probed:?}"
+        );
+        Ok(NOT_REACHED)
+    }
+
+    fn does_not_start(&self) -> Result<&'static str> {
+        self.node.launch()?;
+        let ended = self.node.wait_oldest()?;
+        ensure!(!ended.success(), "it ended with {ended}");
+        let log = self.node.log()?;
+        let told = log.iter().any(|line| {
+            let error = line["error"].as_str().unwrap_or_default();
+            error.contains(NOT_LOADED) && error.contains(REFUSED)
+        });
+        ensure!(told, "{}", self.node.log_tail());
+        Ok(NOT_LOADED)
+    }
+
+    /// What the agent says of a pod that it does not enrol.
+    fn not_enrolled(&self, pod: &Pod) -> Result<String> {
+        self.node.wait_state(&pod.uid(), "not-enrolled")?;
+        let told = self.node.workload(&pod.uid())?.unwrap_or_default();
+        Ok(told["problems"].to_string())
+    }
 }
 
 /// The agent's log names the capability, with the cure.
