@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod mesh;
 
+pub mod capabilities;
 pub mod capture;
 pub mod cgroup;
 pub mod leftovers;

@@ -1,12 +1,11 @@
-//! Building for 64-bit ARM on a machine of another kind: the compiler's target and Debian's
-//! cross compiler. Used by the emulated kernel of that processor and by the images.
+//! What building for 64-bit ARM needs on a machine of another kind: Debian's cross compiler and
+//! the standard library. Asked for by the emulated kernel of that processor and by the images.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::apt::{self, Need};
-use crate::build;
 use crate::command::Run;
 
 /// The compiler's name of it.
@@ -40,21 +39,4 @@ pub(crate) fn standard_library(target: &str) -> Result<()> {
     Run::new("rustup").words("target add").arg(target).output().map(drop).with_context(|| {
         format!("the standard library of {target} is missing; `rustup target add {target}` brings it where rustup has a network")
     })
-}
-
-/// The pinned cargo, building for arm64.
-pub(crate) fn cargo(words: &str) -> Run {
-    build::cargo(words)
-        .arg("--target")
-        .arg(TARGET)
-        .env(
-            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
-            "aarch64-linux-gnu-gcc",
-        )
-        .env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc")
-}
-
-/// The folder in which debug builds lie.
-pub(crate) fn debug() -> PathBuf {
-    crate::target().join(TARGET).join("debug")
 }

@@ -58,6 +58,20 @@ impl Image<'_> {
     }
 }
 
+/// Unpacks the only layer of an archive that [`Image::pack`] wrote.
+pub(crate) fn unpack(archive: &Path, root: &Path) -> Result<()> {
+    clear(root)?;
+    let layer = archive.with_extension("layer");
+    let extract = |from: &Path, to: &Path| {
+        let run = Run::new("tar").arg("--extract").arg("--file").arg(from);
+        run.arg("--directory").arg(to)
+    };
+    clear(&layer)?;
+    extract(archive, &layer).arg("layer.tar").output()?;
+    extract(&layer.join("layer.tar"), root).output()?;
+    fs::remove_dir_all(&layer).with_context(|| format!("removing {}", layer.display()))
+}
+
 fn tar(file: &Path, folder: &Path, members: &[&str]) -> Result<()> {
     let run = Run::new("tar")
         .words(TAR)

@@ -55,7 +55,7 @@ pub(crate) fn local_problem(
 
 /// The cure of what was found and is not right.
 const FOUND: &str = "it was found on the node and is looked for again; if this stays, give the agent the node's \
-                     /proc and the kubelet's cgroups (hostPID, --pods-cgroup)";
+                     /proc and the kubelet's cgroups (hostPID, CAP_SYS_PTRACE, --pods-cgroup)";
 
 fn check_netns(path: &Path) -> Result<(), Finding> {
     let cure = || {

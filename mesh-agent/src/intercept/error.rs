@@ -95,7 +95,7 @@ pub enum InterceptError {
     #[error("no pod with netns cookie {0} is enrolled")]
     NotEnrolled(NetnsCookie),
     /// The loader did not take the object, or the verifier refused a program.
-    #[error("the kernel programs could not be loaded: {0}")]
+    #[error("the kernel programs could not be loaded: {}", with_cause(.0))]
     Load(#[from] aya::EbpfError),
     /// The object lacks a program or map of this name, or it is of another type.
     #[error("the kernel object has no usable `{0}`; it is not of this agent's version")]
@@ -124,6 +124,19 @@ pub enum InterceptError {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+/// The loader's error and what is at the bottom of it: its own text leaves out the kernel's answer.
+fn with_cause(error: &aya::EbpfError) -> String {
+    let (text, mut cause) = (error.to_string(), std::error::Error::source(error));
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    let cause = cause.map(ToString::to_string);
+    match cause.filter(|cause| !text.contains(cause)) {
+        Some(cause) => format!("{text}: {cause}"),
+        None => text,
+    }
 }
 
 /// Says what was tried when a system call fails.

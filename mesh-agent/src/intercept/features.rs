@@ -11,28 +11,24 @@ use super::{cgroup, object, sockdiag};
 
 mod helpers;
 
-/// Capabilities that the agent uses, by number (capabilities(7)), and for what.
-pub(crate) const CAPABILITIES: [(u32, &str, &str); 5] = [
-    (39, "CAP_BPF", "load programs and maps"),
+/// Capabilities that the agent needs, by number (capabilities(7)), and for what. `CAP_BPF` and
+/// `CAP_PERFMON` are not among them: wherever the kernel asks for one, `CAP_SYS_ADMIN` will do
+/// (`bpf_capable`, `perfmon_capable` of linux/capability.h), and nothing else enters a namespace.
+pub(crate) const CAPABILITIES: [(u32, &str, &str); 3] = [
     (
         12,
         "CAP_NET_ADMIN",
-        "attach programs, end plaintext connections",
-    ),
-    (
-        38,
-        "CAP_PERFMON",
-        "the verifier's pointer checks for privileged programs",
+        "end plaintext connections; before Linux 6.5, attach programs",
     ),
     (
         21,
         "CAP_SYS_ADMIN",
-        "enter the pods' network namespaces, open programs by id",
+        "enter the pods' network namespaces, load programs (it includes CAP_BPF and CAP_PERFMON)",
     ),
     (
         19,
         "CAP_SYS_PTRACE",
-        "reach a namespace by a process of another user",
+        "reach a pod's network namespace by its processes",
     ),
 ];
 /// Oldest kernel on which the mesh is tested.

@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 
 use super::pod::{Pod, PodSpec};
 use super::{NodeCgroups, World, write_object};
+use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
 use crate::process::own_program;
 use crate::report;
@@ -39,6 +40,7 @@ pub struct Node {
     options: Mutex<Vec<String>>,
     log_filter: Mutex<Option<String>>,
     agent_pods: Mutex<Vec<AgentPod>>,
+    capabilities: Mutex<Option<Capabilities>>,
     cgroups: Arc<NodeCgroups>,
     world: Arc<World>,
 }
@@ -71,6 +73,7 @@ impl Node {
             options: Mutex::default(),
             log_filter: Mutex::default(),
             agent_pods: Mutex::default(),
+            capabilities: Mutex::default(),
             cgroups: world.node_cgroups(name)?,
             world,
         })
@@ -175,6 +178,12 @@ impl Node {
     pub fn set_options(&self, options: &[&str]) {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+
+    /// Gives agents that are started from now on these capabilities alone, instead of all.
+    pub fn set_capabilities(&self, capabilities: Capabilities) {
+        let own = self.capabilities.lock();
+        *own.unwrap_or_else(PoisonError::into_inner) = Some(capabilities);
     }
 
     /// Starts agents from now on as a `DaemonSet` does: in the cgroup of a container, in one of
@@ -372,15 +381,18 @@ impl Node {
             Some(pod) => (pod.container.procs()?, pod.namespaced),
             None => (self.cgroups.agent.procs()?, false),
         };
+        let capabilities = self.capabilities.lock();
+        let capabilities = *capabilities.unwrap_or_else(PoisonError::into_inner);
         let enter = move || {
             nix::unistd::write(cgroup.as_fd(), b"0")?;
             if namespaced {
                 unshare(CloneFlags::CLONE_NEWCGROUP)?;
             }
-            Ok(())
+            capabilities.map_or(Ok(()), Capabilities::confine)
         };
         // SAFETY: the closure runs between fork and exec. It calls write(2) on a descriptor
-        // opened beforehand and unshare(2): async-signal-safe, no allocation, no lock.
+        // opened beforehand, unshare(2), prctl(2) and capset(2): async-signal-safe, no
+        // allocation, no lock.
         unsafe { command.pre_exec(enter) };
         Ok(command)
     }

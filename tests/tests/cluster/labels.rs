@@ -107,6 +107,12 @@ fn running_pods_come_and_go_by_their_labels() -> Result<()> {
     let namespace = &bed.namespace;
     let containers = bed.containers()?;
     bed.wait("outside-mesh", "outside-mesh")?;
+    for node in cluster.nodes() {
+        // Fails when something is missing that the agent needs, as its container has it: the
+        // capabilities, and bpf(2) under the runtime's own seccomp profile.
+        let agent = cluster.agent(node.name())?;
+        agent.run(&["check"])?;
+    }
     let plain = Talk::open(namespace, "client", (bed.server, PORT))?;
     let said = bed.say("marker-before-the-label")?;
     ensure!(said.clear && said.tunnels == 0, "{said:?}");

@@ -11,6 +11,7 @@ mod badinput;
 mod bench;
 mod bpftool;
 mod bulk;
+mod capabilities;
 mod capture;
 mod check;
 mod clients;

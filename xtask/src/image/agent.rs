@@ -79,45 +79,58 @@ pub(crate) fn pack(object: &Path, arch: Arch, dev: bool, archive: &Path) -> Resu
     std::fs::remove_dir_all(root.path()).context("removing what was packed")
 }
 
-/// Static, since there is nothing else in the image, and since the CNI plugin must run on any
-/// node. The target is named so that flags reach neither build scripts nor macros.
 fn compile(object: &Path, arch: Arch, dev: bool) -> Result<PathBuf> {
-    let tools = arch.tools();
-    if !tools.is_empty() {
+    if !arch.tools().is_empty() {
         cross_tools(arch)?;
     }
-    let folder = crate::target().join("image");
-    let mut cargo = Run::new("cargo")
-        .words("build --package mesh-agent --bin mesh-agent --target")
-        .arg(arch.target())
-        .arg("--target-dir")
-        .arg(&folder)
-        .env(build::OBJECT, object)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let mut cargo = cargo(arch, "build --package mesh-agent --bin mesh-agent");
     if !dev {
         cargo = cargo.arg("--release");
     }
-    if !tools.is_empty() {
-        let target = arch.target().replace('-', "_");
-        let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase());
-        cargo = cargo
-            .env(&linker, format!("{tools}gcc"))
-            .env(&format!("CC_{target}"), format!("{tools}gcc"))
-            .env(&format!("CXX_{target}"), format!("{tools}g++"));
+    cargo.env(build::OBJECT, object).show()?;
+    Ok(programs(arch, dev).join("mesh-agent"))
+}
+
+/// Cargo for images: what it builds is static, since there is nothing else in the agent's, and
+/// since the CNI plugin must run on any node. The target is named so that flags reach neither
+/// build scripts nor macros.
+pub(crate) fn cargo(arch: Arch, words: &str) -> Run {
+    let cargo = Run::new("cargo")
+        .words(words)
+        .arg("--target")
+        .arg(arch.target())
+        .arg("--target-dir")
+        .arg(folder())
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    if arch.tools().is_empty() {
+        return cargo;
     }
-    cargo.show()?;
+    let target = arch.target().replace('-', "_");
+    let compiler = format!("{}gcc", arch.tools());
+    let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase());
+    cargo
+        .env(&linker, &compiler)
+        .env(&format!("CC_{target}"), &compiler)
+}
+
+/// Where the programs lie that [`cargo`] builds.
+pub(crate) fn programs(arch: Arch, dev: bool) -> PathBuf {
     let profile = if dev { "debug" } else { "release" };
-    Ok(folder.join(arch.target()).join(profile).join("mesh-agent"))
+    folder().join(arch.target()).join(profile)
+}
+
+fn folder() -> PathBuf {
+    crate::target().join("image")
 }
 
 /// A compiler for the other processor, and the standard library that goes with it.
 fn cross_tools(arch: Arch) -> Result<()> {
-    let (processor, _) = arch.tools().split_once('-').unwrap_or_default();
-    let processor = processor.replace('_', "-");
-    if !exists(&format!("{}g++", arch.tools())) {
-        let libc = format!("libc6-dev-{}-cross", arch.oci());
-        let compiler = format!("g++-{processor}-linux-gnu");
-        apt::install("an image for another processor", &[&compiler, &libc])?;
+    if arch == Arch::Arm64 {
+        return arm64::tools();
+    }
+    if !exists(&format!("{}gcc", arch.tools())) {
+        let packages = ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"];
+        apt::install("an image for another processor", &packages)?;
     }
     arm64::standard_library(arch.target())
 }

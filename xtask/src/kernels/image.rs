@@ -104,8 +104,11 @@ pub(super) fn root(
         Some(system) => foreign_system(&root, system)?,
     }
     let strip = processor.strip();
-    let own = ["mesh-agent", "traffic"].map(|name| (programs.folder.join(name), name));
-    for (program, name) in own.iter().chain([&(programs.tests.clone(), "mesh")]) {
+    for (program, name) in [
+        (&programs.agent, "mesh-agent"),
+        (&programs.traffic, "traffic"),
+        (&programs.tests, "mesh"),
+    ] {
         let target = root.join("test").join(name);
         strip_into(strip, program, &target)?;
         if programs.system.is_none() {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use super::image::{clear, entries};
 use crate::apt::{self, Need};
 use crate::command::Run;
+use crate::image::agent::{self, Arch};
 use crate::{arm64, build};
 
 /// A processor that the emulator knows.
@@ -22,8 +23,10 @@ pub(super) enum Processor {
 pub(super) struct Programs {
     /// The privileged tests.
     pub(super) tests: PathBuf,
-    /// Where the agent and the tools of the tests lie.
-    pub(super) folder: PathBuf,
+    /// The agent. For arm64 it is the one in the image, which nothing else here can run.
+    pub(super) agent: PathBuf,
+    /// The tool of the tests.
+    pub(super) traffic: PathBuf,
     /// For arm64, a root folder with the libraries and tools of Debian.
     pub(super) system: Option<PathBuf>,
 }
@@ -117,22 +120,35 @@ impl Processor {
     pub(super) fn programs(self, object: &Path) -> Result<Programs> {
         let cargo = |words: &str| match self {
             Self::Amd64 => build::cargo(words).env(build::OBJECT, object),
-            Self::Arm64 => arm64::cargo(words).env(build::OBJECT, object),
-        };
-        let folder = match self {
-            Self::Amd64 => crate::target().join("debug"),
-            Self::Arm64 => arm64::debug(),
+            Self::Arm64 => agent::cargo(Arch::Arm64, words).env(build::OBJECT, object),
         };
         cargo("build --quiet --package mesh-agent --package isthmus-tests --bins").show()?;
+        let folder = match self {
+            Self::Amd64 => crate::target().join("debug"),
+            Self::Arm64 => agent::programs(Arch::Arm64, true),
+        };
         Ok(Programs {
             tests: test_binary(cargo)?,
-            folder,
+            agent: match self {
+                Self::Amd64 => folder.join("mesh-agent"),
+                Self::Arm64 => image(object)?,
+            },
+            traffic: folder.join("traffic"),
             system: match self {
                 Self::Amd64 => None,
                 Self::Arm64 => Some(foreign_system()?),
             },
         })
     }
+}
+
+/// Packs the image for arm64, and gives the program that is in the archive.
+fn image(object: &Path) -> Result<PathBuf> {
+    let archive = foreign().join("mesh-agent.tar");
+    agent::pack(object, Arch::Arm64, true, &archive)?;
+    let root = foreign().join("image");
+    crate::image::unpack(&archive, &root)?;
+    Ok(root.join("mesh-agent"))
 }
 
 /// The path of the built privileged tests, as cargo tells it.

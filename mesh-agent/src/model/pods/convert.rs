@@ -221,7 +221,7 @@ fn local_pod(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
                 report.problem(
                     "metadata.uid",
                     "no control group and network namespace of this pod are found on the node, so it is not enrolled",
-                    "give the agent the node's /proc and the kubelet's cgroups (hostPID, --pods-cgroup)",
+                    "give the agent the node's /proc and the kubelet's cgroups (hostPID, CAP_SYS_PTRACE, --pods-cgroup)",
                 );
             }
             None
