@@ -22,13 +22,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// may have been replaced by one that does.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 
+/// How often the token is looked at. A new one is shown to the authority at once: one that
+/// it has seen is still good when the API server, which it asks, is away later.
+const LOOK_AT_TOKEN: Duration = Duration::from_secs(10);
+
 pub(super) async fn follow(ca: &RemoteCa, store: &TrustStore) {
     restore(ca, store).await;
     let mut failures = 0;
     loop {
         let before = Instant::now();
         match watch(ca, store, &mut failures).await {
-            // Its connection had grown old, or the authority restarts.
+            // Its connection had grown old, the authority restarts, or the token is a new one.
             Ok(Ended::InOrder) => {}
             Ok(Ended::NotOffered) => {
                 failures = 0;
@@ -55,12 +59,20 @@ async fn watch(
     store: &TrustStore,
     failures: &mut u32,
 ) -> Result<Ended, RemoteError> {
+    let token = token_version(ca).await;
     let mut stream = match ca.link.watch().await? {
         Watched::Stream(stream) => stream,
         Watched::NotOffered => return Ok(Ended::NotOffered),
     };
     let mut first = true;
-    while let Some(message) = ca.link.next(&mut stream, first).await? {
+    loop {
+        let message = tokio::select! {
+            message = ca.link.next(&mut stream, first) => message?,
+            () = token_replaced(ca, token) => None,
+        };
+        let Some(message) = message else {
+            return Ok(Ended::InOrder);
+        };
         first = false;
         let update = message
             .read(store.own())
@@ -73,7 +85,23 @@ async fn watch(
         ca.tracker.note::<_, RemoteError>(&Ok(()), ca.clock.now());
         save(ca, message).await;
     }
-    Ok(Ended::InOrder)
+}
+
+/// Returns when the token's file is another than it was.
+async fn token_replaced(ca: &RemoteCa, was: Version) {
+    loop {
+        tokio::time::sleep(LOOK_AT_TOKEN).await;
+        let now = token_version(ca).await;
+        // While there is none there is nothing to show.
+        if now.is_some() && now != was {
+            return;
+        }
+    }
+}
+
+async fn token_version(ca: &RemoteCa) -> Version {
+    let path = ca.settings.token_file.clone();
+    blocking(move || version(&path)).await
 }
 
 fn take(ca: &RemoteCa, store: &TrustStore, update: TrustUpdate, source: TrustFrom) {

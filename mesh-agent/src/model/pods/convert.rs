@@ -98,7 +98,7 @@ pub(super) fn convert(
         Place::Seen(Some(seen)) if object.addresses.is_empty() => &seen.addresses,
         _ => &object.addresses,
     };
-    if to_enrol && addresses.is_empty() && object.stage != Stage::Pending {
+    if to_enrol && addresses.is_empty() && !has_no_sandbox(object) {
         report.problem(
             "status.podIPs",
             "the pod has no address, so its connections cannot be taken over",
@@ -216,8 +216,7 @@ fn local_pod(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
         Place::Annotated => annotated(pod, report),
         Place::Seen(Some(seen)) => Some(seen.local.clone()),
         Place::Seen(None) => {
-            // Its sandbox is made before its containers are: nothing is wrong yet.
-            if pod.stage != Stage::Pending {
+            if !has_no_sandbox(pod) {
                 report.problem(
                     "metadata.uid",
                     "no control group and network namespace of this pod are found on the node, so it is not enrolled",
@@ -227,6 +226,14 @@ fn local_pod(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
             None
         }
     }
+}
+
+/// Whether nothing runs of the pod, so that nothing is wrong when it is not found. Its sandbox
+/// is made before its containers are. It may be made anew, as after a reboot of the node: then
+/// the kubelet says `Running` of the pod, with no address.
+fn has_no_sandbox(pod: &Pod) -> bool {
+    let gone = matches!(pod.place, Place::Seen(None)) && pod.addresses.is_empty();
+    gone || pod.stage == Stage::Pending
 }
 
 fn annotated(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {

@@ -3,7 +3,7 @@
 //!
 //! The watch answers most questions without asking anybody. What it does not know, or
 //! while it may be behind, the API server is asked at once: an agent may know a new pod
-//! before the authority does.
+//! before the authority does. While it is away, what the watch told last is what is known.
 //!
 //! A pod without a service account, such as the mirror of a static pod, has no identity: a
 //! kubelet may make one in any namespace, and must not become somebody by it.
@@ -22,7 +22,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
-use super::{Denial, unavailable};
+use super::{Refusal, failed};
 use crate::heap;
 
 /// A service account on a node.
@@ -73,8 +73,20 @@ impl Pods {
         known.current && known.placed.holds(wanted)
     }
 
+    /// Whether there was such a pod when pods were last heard of, however long ago.
+    pub(super) fn knew(&self, wanted: &Place<'_>) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.placed.holds(wanted)
+    }
+
+    /// The same for the one pod of this UID.
+    pub(super) fn knew_pod(&self, uid: &str, at: &Place<'_>) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.placed.holds_pod(uid, at)
+    }
+
     /// Whether the API server knows such a pod.
-    pub(super) async fn ask(&self, wanted: &Place<'_>) -> Result<bool, Denial> {
+    pub(super) async fn ask(&self, wanted: &Place<'_>) -> Result<bool, Refusal> {
         let pods: Api<Slim> =
             Api::namespaced_with(self.client.clone(), wanted.namespace, &resource());
         let fields = format!(
@@ -84,7 +96,7 @@ impl Pods {
         );
         let params = ListParams::default().fields(&fields).limit(1);
         let found = pods.list(&params).await;
-        let found = found.map_err(unavailable("list the pods of a node"))?;
+        let found = found.map_err(failed("list the pods of a node"))?;
         // What was asked for is not taken for what was answered.
         Ok(found.items.iter().any(|pod| place(pod) == Some(*wanted)))
     }
@@ -193,6 +205,11 @@ impl Placed {
 
     fn holds(&self, wanted: &Place<'_>) -> bool {
         is_whole(wanted) && self.counts.contains_key(key(wanted).as_str())
+    }
+
+    fn holds_pod(&self, uid: &str, at: &Place<'_>) -> bool {
+        let there = self.by_uid.get(uid);
+        is_whole(at) && there.is_some_and(|there| **there == *key(at))
     }
 }
 

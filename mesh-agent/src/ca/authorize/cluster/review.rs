@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, PostParams};
 
-use super::{Denial, unavailable};
+use super::{Denial, Refusal, failed};
+use crate::ca::Requester;
 
 /// The claims of a bound token, as Kubernetes puts them into `extra`. The node's name is
 /// there since 1.30; the pod's since 1.20.
@@ -57,9 +58,31 @@ impl fmt::Display for Account {
 }
 
 impl Account {
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// As the API server calls it.
     fn username(&self) -> String {
         format!("system:serviceaccount:{}:{}", self.namespace, self.name)
+    }
+}
+
+/// The agent that bears a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bearer {
+    pub(super) node: Arc<str>,
+    /// The UID of its pod, which the token is bound to.
+    pub(super) pod: Option<Arc<str>>,
+}
+
+impl From<Bearer> for Requester {
+    fn from(bearer: Bearer) -> Self {
+        Self { node: bearer.node }
     }
 }
 
@@ -79,28 +102,31 @@ impl Reviewer {
         }
     }
 
-    /// The node whose agent bears `token`.
-    pub(super) async fn node_of(&self, token: &str) -> Result<Arc<str>, Denial> {
+    /// The agent that bears `token`.
+    pub(super) async fn bearer(&self, token: &str) -> Result<Bearer, Refusal> {
         let user = self.user(token).await?;
         let username = user.username.unwrap_or_default();
         if username != self.agents.username() {
-            return Err(Denial::OtherAccount {
+            return Err(Refusal::Denied(Denial::OtherAccount {
                 found: username,
                 wanted: self.agents.clone(),
-            });
+            }));
         }
         let extra = user.extra.unwrap_or_default();
-        if let Some(node) = one(&extra, NODE) {
-            return Ok(node.into());
-        }
-        match (one(&extra, POD), one(&extra, POD_UID)) {
-            (Some(pod), Some(uid)) => self.node_of_pod(pod, uid).await,
-            _ => Err(Denial::NoNode),
-        }
+        let uid = one(&extra, POD_UID);
+        let node = match (one(&extra, NODE), one(&extra, POD), uid) {
+            (Some(node), _, _) => node.into(),
+            (None, Some(pod), Some(uid)) => self.node_of_pod(pod, uid).await?,
+            _ => return Err(Refusal::Denied(Denial::NoNode)),
+        };
+        Ok(Bearer {
+            node,
+            pod: uid.map(Into::into),
+        })
     }
 
     /// Whom the API server takes the bearer for.
-    async fn user(&self, token: &str) -> Result<UserInfo, Denial> {
+    async fn user(&self, token: &str) -> Result<UserInfo, Refusal> {
         let question = TokenReview {
             spec: TokenReviewSpec {
                 audiences: Some(vec![self.audience.clone()]),
@@ -111,35 +137,35 @@ impl Reviewer {
         let asked = Api::<TokenReview>::all(self.client.clone())
             .create(&PostParams::default(), &question)
             .await;
-        let said = asked.map_err(unavailable("review a token"))?.status;
+        let said = asked.map_err(failed("review a token"))?.status;
         let said = said.unwrap_or_default();
         if said.authenticated != Some(true) {
             if let Some(why) = said.error {
                 tracing::debug!(%why, "the API server does not accept a token");
             }
-            return Err(Denial::UnknownToken);
+            return Err(Denial::UnknownToken.into());
         }
         // An authenticator that knows nothing of audiences leaves them out, and may accept
         // tokens that were made for somebody else.
         let audiences = said.audiences.unwrap_or_default();
         match said.user {
             Some(user) if audiences.contains(&self.audience) => Ok(user),
-            _ => Err(Denial::UnknownToken),
+            _ => Err(Denial::UnknownToken.into()),
         }
     }
 
     /// Where the pod runs to which the token is bound.
-    async fn node_of_pod(&self, name: &str, uid: &str) -> Result<Arc<str>, Denial> {
+    async fn node_of_pod(&self, name: &str, uid: &str) -> Result<Arc<str>, Refusal> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.agents.namespace);
         let found = pods
             .get_opt(name)
             .await
-            .map_err(unavailable("read the agent's pod"))?;
+            .map_err(failed("read the agent's pod"))?;
         let pod = found.filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
         let node = pod.and_then(|pod| pod.spec).and_then(|spec| spec.node_name);
         node.filter(|node| !node.is_empty())
             .map(Into::into)
-            .ok_or(Denial::NoNode)
+            .ok_or(Refusal::Denied(Denial::NoNode))
     }
 }
 

@@ -8,6 +8,8 @@ use super::*;
 use crate::identity::fixtures::id;
 use crate::kubernetes::testing::{Asked, FakeApi, Reply, event, is_watch, list};
 
+mod away;
+
 const TOKEN: &str = "a token of the agent on node-1";
 
 /// A cluster that a test changes as it goes.
@@ -17,6 +19,8 @@ struct Cluster {
     listed: Mutex<Box<dyn Fn() -> Reply + Send>>,
     agent_pod: Mutex<Value>,
     watchers: Mutex<Vec<mpsc::UnboundedSender<Value>>>,
+    /// What new watches are answered instead of being watches.
+    unwatchable: Mutex<Option<fn() -> Reply>>,
 }
 
 impl Cluster {
@@ -29,6 +33,7 @@ impl Cluster {
             })),
             agent_pod: Mutex::default(),
             watchers: Mutex::default(),
+            unwatchable: Mutex::default(),
         })
     }
 
@@ -50,6 +55,9 @@ impl Cluster {
                 }
             }
             _ if is_watch(asked) => {
+                if let Some(reply) = *self.unwatchable.lock().unwrap() {
+                    return reply();
+                }
                 let (tell, told) = mpsc::unbounded_channel();
                 self.watchers.lock().unwrap().push(tell);
                 Reply::Watch(told)

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
 
@@ -247,5 +248,41 @@ async fn another_meshs_authority_is_not_followed() {
         "{error}"
     );
     assert!(store.current().domain(store.own()).is_none());
+    following.abort();
+}
+
+/// So that the authority has seen it when the API server, which it asks, is away later.
+#[tokio::test]
+async fn a_new_token_is_shown_before_anything_is_wanted() {
+    let ca = TestCa::new("cluster.local");
+    let (_tell, behaviour) = told(state(ca.bundle(), Revocation::NotUsed));
+    let mut server = FakeCa::start(&ca, behaviour).await;
+    let node = Node::new(server.address, &ca);
+    let store = store();
+    let following = node.client().follow(Arc::clone(&store));
+    becomes(&store, |domain| domain.bundle == ca.bundle()).await;
+    let (path, token) = soon(server.calls.recv()).await.unwrap();
+    assert_eq!(
+        (path.as_str(), token.as_str()),
+        (WATCH_TRUST, "Bearer first")
+    );
+    node.write("token", "second\n");
+    // The time that the token is next looked at may not be set yet.
+    let shown = async {
+        loop {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(11)).await;
+            tokio::time::resume();
+            let call = server.calls.recv();
+            if let Ok(call) = tokio::time::timeout(Duration::from_millis(100), call).await {
+                break call.unwrap();
+            }
+        }
+    };
+    let (path, token) = shown.await;
+    assert_eq!(
+        (path.as_str(), token.as_str()),
+        (WATCH_TRUST, "Bearer second")
+    );
     following.abort();
 }

@@ -150,6 +150,11 @@ async fn a_pod_without_a_sandbox_is_no_problem_while_it_starts() {
         complaints(&running)[0].starts_with("Pod shop/starting: metadata.uid: no control group")
     );
     assert!(!running.all_found);
+    // The node was off and on: the kubelet has yet to make it anew.
+    let mut rebooted = local("starting", "");
+    rebooted["status"] = json!({"phase": "Running"});
+    fake.put(PODS, rebooted);
+    until(&mut source, |it| it.problems.is_empty()).await;
 }
 
 fn read(pod: Value) -> model::Pod {
