@@ -184,11 +184,12 @@ pub async fn run(
 
     let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
     let (mut source, client) = open_source(&options, &sandboxes).await?;
+    let asks = farewell::Asks::open(client.as_ref());
     let first = tokio::select! {
         first = source.changed() => first,
         // An API server may be away for long.
         _ = stop.wait_for(|stop| *stop) => {
-            if let Some(leaving) = farewell::say(asked_at(client.as_ref()), &options, &interceptor).await {
+            if let Some(leaving) = farewell::say(asks.as_ref(), &options, &interceptor).await {
                 leaving.unchain(None).await;
                 leaving.clear().await;
             }
@@ -245,7 +246,7 @@ pub async fn run(
     auditor.retire();
 
     // While it serves on.
-    let leaving = farewell::say(asked_at(client.as_ref()), &options, &interceptor).await;
+    let leaving = farewell::say(asks.as_ref(), &options, &interceptor).await;
     view.enter(Phase::Draining);
     if let Some(leaving) = &leaving {
         leaving.open_pods(keeper, &fleet).await;
@@ -258,11 +259,6 @@ pub async fn run(
     // The threads' own clean-up cannot fail, and nothing is left to be told if it did.
     let _ = tokio::task::spawn_blocking(move || access.flush(FLUSH)).await;
     Ok(())
-}
-
-/// Whom to ask whether an agent follows: only one that a DaemonSet runs is uninstalled with it.
-fn asked_at(client: Option<&Client>) -> Option<&Client> {
-    client.filter(|_| std::env::var_os(admin::INSTANCE).is_some())
 }
 
 /// The source of the configuration, and the client of the API that it hears.

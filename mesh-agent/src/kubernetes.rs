@@ -12,8 +12,9 @@ use kube::{Client, Config};
 pub enum KubernetesError {
     /// Neither a service account's files nor a kubeconfig say where it is.
     #[error(
-        "cannot tell where the Kubernetes API is: {0}; run this in a pod with a service account, \
-         or set KUBECONFIG to a readable kubeconfig"
+        "cannot tell where the Kubernetes API is: {}; run this in a pod with a service account, \
+         or set KUBECONFIG to a readable kubeconfig",
+        without_excerpt(.0)
     )]
     Config(#[source] kube::config::InferConfigError),
     /// What they say makes no client.
@@ -29,4 +30,33 @@ pub enum KubernetesError {
 pub async fn client() -> Result<Client, KubernetesError> {
     let config = Config::infer().await.map_err(KubernetesError::Config)?;
     Client::try_from(config).map_err(KubernetesError::Client)
+}
+
+/// The error without what follows its first line: there a file that is no kubeconfig is quoted, and
+/// it may hold secrets.
+fn without_excerpt(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    match text.split_once('\n') {
+        // With the parenthesis that ends the whole.
+        Some((first, _)) => format!("{first})"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::config::Kubeconfig;
+
+    use super::without_excerpt;
+
+    #[test]
+    fn a_broken_kubeconfig_is_not_quoted() {
+        let broken = "users:\n- token: hunter2\n nonsense: [";
+        let error = Kubeconfig::from_yaml(broken).unwrap_err();
+        // Or there is nothing to be left out.
+        assert!(error.to_string().contains("hunter2"), "{error}");
+        let said = without_excerpt(&error);
+        assert!(!said.contains("hunter2") && !said.contains('\n'), "{said}");
+        assert!(said.contains("line 2"), "{said}");
+    }
 }

@@ -7,6 +7,8 @@
 //! pods are released, whose new connections then go directly; what runs is drained; the
 //! programs leave the kernel. An agent that another has superseded does none of it.
 
+mod removal;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,8 @@ use super::Options;
 use super::fleet::Fleet;
 use crate::intercept::Interceptor;
 use crate::node::chain::{self, Keeper};
-use crate::{ca, install};
+use crate::{admin, ca, install};
+use removal::Removal;
 
 /// Time for the API server to say whether the DaemonSet is there. It is taken from what the
 /// kubelet gives the agent to end, beside the time to drain.
@@ -33,27 +36,56 @@ pub(super) enum Farewell {
     Stays(String),
 }
 
-/// Asks the API server. Whatever it does not say clearly leaves the pods guarded.
-pub(super) async fn decide(client: &Client) -> Farewell {
-    let api: Api<DaemonSet> = Api::namespaced(client.clone(), install::NAMESPACE);
-    let asked = tokio::time::timeout(LIMIT, api.get_metadata(install::AGENT)).await;
-    match asked {
-        Ok(Ok(found)) if found.metadata.deletion_timestamp.is_some() => {
-            Farewell::Uninstalled("the agents' DaemonSet is being removed")
+/// Who knows whether an agent follows.
+pub(super) struct Asks {
+    client: Client,
+    removal: Removal,
+}
+
+impl Asks {
+    /// For an agent that a DaemonSet runs; no other is uninstalled with it. To be called early, for
+    /// what happens until the end is heard as it happens.
+    pub(super) fn open(client: Option<&Client>) -> Option<Self> {
+        let client = client.filter(|_| std::env::var_os(admin::INSTANCE).is_some())?;
+        Some(Self::of(client.clone()))
+    }
+
+    fn of(client: Client) -> Self {
+        let removal = Removal::follow(client.clone());
+        Self { client, removal }
+    }
+
+    /// Asks the API server. Whatever it does not say clearly leaves the pods guarded.
+    pub(super) async fn decide(&self) -> Farewell {
+        match self.daemon_set().await {
+            Farewell::Stays(_) if self.removal.has_begun() => {
+                Farewell::Uninstalled("the agents' namespace is being removed")
+            }
+            said => said,
         }
-        Ok(Ok(_)) => Farewell::Stays("the agents' DaemonSet is there".to_owned()),
-        // A server that does not know the kind says 404 too, for another reason.
-        Ok(Err(Error::Api(status))) if status.code == 404 && status.reason == "NotFound" => {
-            Farewell::Uninstalled("the agents' DaemonSet is gone")
+    }
+
+    async fn daemon_set(&self) -> Farewell {
+        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), install::NAMESPACE);
+        let asked = tokio::time::timeout(LIMIT, api.get_metadata(install::AGENT)).await;
+        match asked {
+            Ok(Ok(found)) if found.metadata.deletion_timestamp.is_some() => {
+                Farewell::Uninstalled("the agents' DaemonSet is being removed")
+            }
+            Ok(Ok(_)) => Farewell::Stays("the agents' DaemonSet is there".to_owned()),
+            // A server that does not know the kind says 404 too, for another reason.
+            Ok(Err(Error::Api(status))) if status.code == 404 && status.reason == "NotFound" => {
+                Farewell::Uninstalled("the agents' DaemonSet is gone")
+            }
+            Ok(Err(error)) => Farewell::Stays(format!(
+                "whether the agents' DaemonSet is there cannot be asked: {}",
+                install::said(&error)
+            )),
+            Err(_) => Farewell::Stays(format!(
+                "whether the agents' DaemonSet is there was not answered within {} s",
+                LIMIT.as_secs()
+            )),
         }
-        Ok(Err(error)) => Farewell::Stays(format!(
-            "whether the agents' DaemonSet is there cannot be asked: {}",
-            install::said(&error)
-        )),
-        Err(_) => Farewell::Stays(format!(
-            "whether the agents' DaemonSet is there was not answered within {} s",
-            LIMIT.as_secs()
-        )),
     }
 }
 
@@ -64,16 +96,16 @@ pub(super) struct Leaving {
     trust: Option<PathBuf>,
 }
 
-/// Says what becomes of the node, and gives it where it is to leave. `client` is `None` of an
+/// Says what becomes of the node, and gives it where it is to leave. `asks` is `None` of an
 /// agent that no DaemonSet runs.
 pub(super) async fn say(
-    client: Option<&Client>,
+    asks: Option<&Asks>,
     options: &Options,
     interceptor: &Arc<Interceptor>,
 ) -> Option<Leaving> {
-    let why = match client {
+    let why = match asks {
         None => "nothing tells that no agent follows".to_owned(),
-        Some(client) => match decide(client).await {
+        Some(asks) => match asks.decide().await {
             Farewell::Stays(why) => why,
             Farewell::Uninstalled(why) => match interceptor.is_superseded() {
                 Ok(false) => {
@@ -166,57 +198,4 @@ fn forget_trust(state_dir: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::kubernetes::testing::{FakeApi, Reply};
-
-    const PATH: &str = "/apis/apps/v1/namespaces/isthmus-system/daemonsets/isthmus-agent";
-
-    /// What is decided where the server answers so.
-    async fn decided(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Farewell {
-        let api = FakeApi::new(move |asked| {
-            assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", PATH));
-            reply()
-        });
-        decide(&api.client()).await
-    }
-
-    fn daemon_set(deleted: &Value) -> Value {
-        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-            "metadata": {"name": "isthmus-agent", "deletionTimestamp": deleted}})
-    }
-
-    #[tokio::test]
-    async fn the_node_leaves_with_the_daemon_set_alone() {
-        let there = decided(|| Reply::Json(daemon_set(&Value::Null))).await;
-        assert!(matches!(there, Farewell::Stays(_)), "{there:?}");
-        let going = decided(|| Reply::Json(daemon_set(&json!("2026-01-01T00:00:00Z")))).await;
-        assert!(matches!(going, Farewell::Uninstalled(_)), "{going:?}");
-        let gone = decided(|| Reply::Fail(404, "NotFound")).await;
-        assert!(matches!(gone, Farewell::Uninstalled(_)), "{gone:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_asked_leaves_the_pods_guarded() {
-        // The last: a server, or what stands in its place, that does not know the kind.
-        for (code, reason) in [
-            (401, "Unauthorized"),
-            (403, "Forbidden"),
-            (500, "InternalError"),
-            (404, ""),
-        ] {
-            let decided = decided(move || Reply::Fail(code, reason)).await;
-            let Farewell::Stays(why) = decided else {
-                panic!("{code}: {decided:?}")
-            };
-            assert!(why.contains("cannot be asked"), "{why}");
-        }
-        let silent = decided(|| Reply::Never).await;
-        let Farewell::Stays(why) = silent else {
-            panic!("{silent:?}")
-        };
-        assert!(why.contains("within 3 s"), "{why}");
-    }
-}
+mod tests;

@@ -52,7 +52,55 @@ pub(crate) fn said(error: &kube::Error) -> String {
             "{}; use a kubeconfig of a cluster administrator",
             status.message
         ),
+        kube::Error::Api(status) if status.code == UNAUTHORIZED => format!(
+            "{}: it does not know who asks; use a kubeconfig whose credentials are of this cluster \
+             and have not expired",
+            status.message
+        ),
         kube::Error::Api(status) => status.message.clone(),
-        other => format!("{other}; is the cluster of the kubeconfig up and reachable?"),
+        other => format!(
+            "{}; is the cluster of the kubeconfig up and reachable?",
+            with_causes(other)
+        ),
+    }
+}
+
+/// The status of a request without valid credentials (RFC 9110, section 15.5.2).
+const UNAUTHORIZED: u16 = 401;
+
+/// An error and what caused it, down to what the operating system or TLS said. Many errors have
+/// their cause's words in their own.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !said.contains(&words) {
+            said = format!("{said}: {words}");
+        }
+        cause = error.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{Api, Client, Config};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_reached_is_told_with_the_reason() {
+        // A port that was free a moment ago: nobody listens there.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client);
+        let said = said(&nodes.get("n1").await.unwrap_err());
+        assert!(said.contains("Connection refused"), "{said}");
+        assert!(said.ends_with("up and reachable?"), "{said}");
+        assert_eq!(said.matches("client error").count(), 1, "{said}");
     }
 }

@@ -90,31 +90,23 @@ async fn agents(
         Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(InstallError::of("remove", object())(error)),
     }
-    let mut last = None;
-    let judge = |daemon_set: Option<&DaemonSet>| {
-        let Some(daemon_set) = daemon_set else {
-            return Verdict::So(());
-        };
-        let status = daemon_set.status.clone().unwrap_or_default();
-        let left = status.current_number_scheduled;
-        if last != Some(left) {
-            progress(&format!("agents   {left} left"));
-            last = Some(left);
-        }
-        Verdict::NotYet(format!("{left} agents are left"))
+    // Its status stands still from here on: which agents are left, their pods say.
+    let judge = |daemon_set: Option<&DaemonSet>| match daemon_set {
+        None => Verdict::So(()),
+        Some(_) => Verdict::NotYet(String::new()),
     };
     let waited_for = "until the agents have released their nodes";
     let ended = deadline.wait(api, AGENT, waited_for, judge).await;
     if let Err(InstallError::Timeout {
         waited_for,
         seconds,
-        found,
+        ..
     }) = ended
     {
         return Err(InstallError::Timeout {
             waited_for,
             seconds,
-            found: format!("{found}: {}", who_is_left(client).await),
+            found: who_is_left(client).await,
         });
     }
     ended?;
@@ -133,7 +125,7 @@ async fn who_is_left(client: &Client) -> String {
         .filter_map(|pod| pod.spec?.node_name)
         .collect();
     format!(
-        "nodes {}; is their kubelet up? Repeat this once they are, or remove their Node objects",
+        "agents are left on nodes {}; is their kubelet up? Repeat this once they are, or remove their Node objects",
         nodes.join(", ")
     )
 }
@@ -230,4 +222,52 @@ async fn labels(client: &Client, progress: Progress<'_>) -> Result<(), InstallEr
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::testing::{FakeApi, Reply, list};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_end_is_told_by_its_node() {
+        // The controller counts no more once its object is being deleted: two, whoever is left.
+        let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"name": AGENT, "namespace": NAMESPACE, "resourceVersion": "1",
+                "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"currentNumberScheduled": 2, "desiredNumberScheduled": 2,
+                "numberMisscheduled": 0, "numberReady": 0}});
+        let left = json!({"metadata": {"name": "isthmus-agent-x"},
+            "spec": {"nodeName": "n2", "containers": []}});
+        let api = FakeApi::new(move |asked| match &asked.method {
+            method if *method == Method::DELETE => Reply::Json(set.clone()),
+            _ if asked.path.ends_with("/pods") => {
+                Reply::Json(list("Pod", std::slice::from_ref(&left)))
+            }
+            _ if asked.query.contains("watch=") => Reply::Never,
+            _ => Reply::Json(list("DaemonSet", std::slice::from_ref(&set))),
+        });
+        let options = RemoveOptions {
+            definitions: false,
+            timeout: Duration::from_secs(8),
+        };
+        let told = std::sync::Mutex::new(Vec::new());
+        let progress = |line: &str| told.lock().unwrap().push(line.to_owned());
+        let error = remove(&api.client(), options, &progress).await.unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("are left on nodes n2; is their kubelet up?"),
+            "{said}"
+        );
+        let told = told.into_inner().unwrap();
+        assert!(
+            told.iter()
+                .chain([&said])
+                .all(|it| !it.contains("2 agents") && !it.contains("2 left")),
+            "{told:?} {said}"
+        );
+    }
 }

@@ -110,6 +110,8 @@ struct Known {
     namespace: String,
     name: String,
     annotation: Option<String>,
+    /// Whether it is being deleted.
+    is_going: bool,
 }
 
 struct Said {
@@ -156,6 +158,10 @@ impl Pods {
         for (uid, pod) in &mut self.known {
             let status = told.get(uid.as_str()).copied();
             let reason = status.and_then(|status| status.not_enrolled.as_deref());
+            // Its sandbox goes before its object. What was said of it earlier is still corrected.
+            if pod.is_going && reason.is_some() && pod.annotation.is_none() {
+                continue;
+            }
             let wanted = reason.map(annotation);
             let mut recovered = false;
             if pod.annotation != wanted
@@ -259,6 +265,7 @@ fn known(pod: PartialObjectMeta<Pod>) -> Option<(String, Known)> {
         namespace: meta.namespace?,
         name: meta.name?,
         annotation,
+        is_going: meta.deletion_timestamp.is_some(),
     };
     Some((meta.uid?, known))
 }

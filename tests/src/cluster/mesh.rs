@@ -74,23 +74,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes what [`Cluster::install_mesh`] applied, agents first, since they clean up their
-    /// nodes; waits until all is gone.
+    /// Removes what [`Cluster::install_mesh`] applied, all at once, as one who did not read how:
+    /// the namespace is deleted first, and with it the agents' pods before their DaemonSet, and
+    /// what lets them ask for it. Waits until all is gone.
     ///
     /// # Errors
     /// Carries what kubectl said.
-    pub fn uninstall_mesh(&self) -> Result<()> {
-        let gone = ["--ignore-not-found", "--wait"];
-        let agents = [
-            "--namespace",
-            SYSTEM,
-            "delete",
-            "--cascade=foreground",
-            "daemonset/isthmus-agent",
-        ];
-        self.kubectl(&[&agents[..], &gone].concat())?;
+    pub fn uninstall_at_once(&self) -> Result<()> {
         let folder = manifests()?;
-        self.kubectl(&[&["delete", "--kustomize", text(&folder)?][..], &gone].concat())
+        let delete = ["delete", "--kustomize", text(&folder)?];
+        self.kubectl(&[&delete[..], &["--ignore-not-found", "--wait"]].concat())
             .map(drop)
     }
 

@@ -71,6 +71,19 @@ fn probes_of_all_kinds_reach_strict_pods() -> Result<()> {
         let to = SocketAddr::new(namespace.address(name, 4)?, 80);
         stranger_is_refused(&cluster, to)?;
     }
+    the_other_address_is_asked(&namespace)
+}
+
+/// Asks the other address of a pod, as the kubelet does where a probe names it.
+fn the_other_address_is_asked(namespace: &Namespace<'_>) -> Result<()> {
+    let six = namespace.address("http", 6)?;
+    let probe = format!("httpGet: {{path: /of-the-other, port: 80, host: '{six}'}}");
+    namespace.apply(&pod("six", &probe))?;
+    namespace.wait("condition=Ready", "pod/six")?;
+    ensure!(
+        namespace.logs("http")?.contains("GET /of-the-other"),
+        "it was not asked at {six}"
+    );
     Ok(())
 }
 

@@ -19,11 +19,19 @@ const MARKERS: [&str; 2] = ["sent-through-the-mesh", "sent-without-the-mesh"];
 
 #[test]
 fn an_uninstalled_mesh_leaves_the_nodes_as_they_were() -> Result<()> {
-    let cluster = Cluster::alone()?;
-    // Whatever an earlier test left; so this is seen to work by kubectl, too.
-    cluster.uninstall_mesh()?;
+    let cluster = Cluster::alone_with_mesh()?;
+    // So this is seen to work by kubectl, too.
+    cluster.uninstall_at_once()?;
     let nodes = cluster.nodes();
     for node in &nodes {
+        let left = Traces::of(node)?;
+        let paths = left.files.keys();
+        let ours = paths.filter(|path| path.contains("isthmus"));
+        ensure!(
+            ours.count() == 0 && left.programs.is_empty() && left.lookups.is_empty(),
+            "{} is not out of the mesh: {left:#?}",
+            node.name()
+        );
         // What a machine's text looks like is nobody's business.
         let file = node.path(CONFLIST)?;
         let odd = fs::read_to_string(&file)?.trim_end().to_owned() + "\n \t\n";

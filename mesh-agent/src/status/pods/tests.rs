@@ -15,6 +15,8 @@ const EVENTS: &str = "/namespaces/shop/events";
 #[derive(Default)]
 struct Node {
     annotation: Mutex<Option<String>>,
+    /// Whether the pod is being deleted.
+    is_going: bool,
     /// Names of the events that are there.
     events: Mutex<Vec<String>>,
     watchers: Mutex<Vec<mpsc::UnboundedSender<Value>>>,
@@ -85,6 +87,9 @@ impl Node {
                 "resourceVersion": "2", "annotations": {}}});
         if let Some(text) = &*self.annotation.lock().unwrap() {
             pod["metadata"]["annotations"]["isthmus.dev/status"] = json!(text);
+        }
+        if self.is_going {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
         pod
     }
@@ -180,6 +185,25 @@ async fn what_a_person_writes_there_is_corrected() {
     assert_eq!(node.annotation().unwrap(), "not enrolled: no certificate");
     agent.says("u1", Some(None));
     api.wait(&Method::PATCH, STATUS, 3).await;
+    assert_eq!(node.annotation(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_pod_that_is_being_deleted_nothing_new_is_said() {
+    let node = Arc::new(Node {
+        is_going: true,
+        ..Node::default()
+    });
+    let api = node.api();
+    let agent = Agent::start(&api);
+    agent.says("u1", Some(Some("its namespace is gone")));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(api.asked(&Method::POST, EVENTS).is_empty());
+    assert_eq!(node.annotation(), None);
+    // But what was said before does not stay when it is not true any more.
+    node.set(Some("not enrolled: no certificate"));
+    agent.says("u1", Some(None));
+    api.wait(&Method::PATCH, STATUS, 1).await;
     assert_eq!(node.annotation(), None);
 }
 
