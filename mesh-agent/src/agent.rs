@@ -276,7 +276,7 @@ async fn open_source(
             (Source::Folder(folder), None)
         }
         SourceSettings::Kube => {
-            let client = crate::kubernetes::client().await?;
+            let client = crate::kubernetes::client(crate::kubernetes::Retries::Caller).await?;
             let sandboxes = Arc::clone(sandboxes);
             let api = KubeSource::open(client.clone(), &options.node, sandboxes).await?;
             (Source::Kube(api), Some(client))
