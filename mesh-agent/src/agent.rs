@@ -229,8 +229,9 @@ pub async fn run(
         log.dropped(),
     );
     let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
-    let (keeper, _at_the_gate) =
-        gate::open(&options, &view, &shared, &fleet, &sandboxes, client.clone())?;
+    let cluster = client.clone().zip(source.health());
+    let cluster = cluster.map(|(client, health)| gate::Cluster { client, health });
+    let (keeper, _at_the_gate) = gate::open(&options, &view, &shared, &fleet, &sandboxes, cluster)?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 

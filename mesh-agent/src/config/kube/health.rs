@@ -115,6 +115,16 @@ impl KubeHealth {
         }
     }
 
+    /// Waits until what is known fits together: all is heard, and what was missed is in force, or
+    /// nothing is heard.
+    pub async fn settled(&self) {
+        let mut turns = self.turns();
+        while matches!(self.hearing(), Hearing::Part(_)) {
+            // Time alone settles what came back last.
+            let _ = tokio::time::timeout(SETTLE, turns.changed()).await;
+        }
+    }
+
     /// Tells of kinds that are lost and come back.
     pub fn turns(&self) -> watch::Receiver<Turns> {
         self.0.turns.subscribe()
@@ -125,7 +135,7 @@ impl KubeHealth {
     }
 
     /// The server answered about a kind.
-    pub(super) fn heard(&self, kind: &str) {
+    pub(crate) fn heard(&self, kind: &str) {
         let back = self.with(kind, |health| {
             health.error = None;
             health.away_since.take()
@@ -138,7 +148,7 @@ impl KubeHealth {
     }
 
     /// An attempt failed. True if the kind was heard until then.
-    pub(super) fn failed(&self, kind: &str, error: String) -> bool {
+    pub(crate) fn failed(&self, kind: &str, error: String) -> bool {
         let first = self.with(kind, |health| {
             let first = health.away_since.is_none();
             health.away_since.get_or_insert_with(Instant::now);
@@ -157,7 +167,7 @@ impl KubeHealth {
     }
 
     /// A kind is watched in this version, or not there to be watched.
-    pub(super) fn watched(&self, kind: &str, version: Option<&str>) {
+    pub(crate) fn watched(&self, kind: &str, version: Option<&str>) {
         self.with(kind, |health| health.version = version.map(str::to_owned));
     }
 
