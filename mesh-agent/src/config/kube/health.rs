@@ -177,7 +177,7 @@ impl KubeHealth {
     }
 
     /// A kind was listed in full, or is known not to be there.
-    pub(super) fn listed(&self, kind: &str) {
+    pub(crate) fn listed(&self, kind: &str) {
         self.with(kind, |health| {
             health.synced = true;
             health.listing = false;
