@@ -47,6 +47,12 @@ pub trait AgentView: Send + Sync + 'static {
     /// # Errors
     /// Why there is no audit: the agent is leaving.
     fn audit(&self, probe: bool) -> Result<api::AuditReport, String>;
+    /// Whether a configuration is known. Without one only [`AgentView::status`] and
+    /// [`AgentView::ready`] have something to tell.
+    ///
+    /// # Errors
+    /// What is waited for, in one sentence.
+    fn knows(&self) -> Result<(), String>;
     /// Whether the agent does its work; else what is missing, one sentence each.
     ///
     /// # Errors
@@ -56,6 +62,10 @@ pub trait AgentView: Send + Sync + 'static {
 
 /// Name of the administrative socket in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
+
+/// Name of the administrative socket of an agent that has no configuration yet, while another
+/// one serves the node.
+pub const STARTING_NAME: &str = "starting.sock";
 
 /// The environment variable that names an agent among those of its node which share a run
 /// directory while one replaces the other; in a cluster the UID of its pod.

@@ -12,14 +12,15 @@ mod authority;
 mod events;
 mod farewell;
 mod fleet;
+mod front;
 mod gate;
 mod limits;
 mod metrics;
 mod plan;
+mod starting;
 mod statuses;
 mod view;
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -30,8 +31,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::api::Status;
-use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView};
+use crate::admin;
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
@@ -45,6 +45,8 @@ use crate::proxy::{Generation, Shared, Workers};
 use audit::{Auditor, Scope};
 use authority::Identities;
 use fleet::Fleet;
+use front::Front;
+use starting::Starting;
 
 pub use authority::Authority;
 use view::{Phase, View};
@@ -172,32 +174,33 @@ pub async fn run(
         tracing::warn!(feature = absent.name, needed = absent.needed, detail = %absent.detail,
             cure = absent.cure, "this machine lacks a feature");
     }
-    let interceptor = Interceptor::open(&intercept::Options {
-        pods_cgroup: options.pods_cgroup.clone(),
-        pin_dir: options.pin_dir.clone(),
-        agent_cgroup: None,
-        kubelet: options.kubelet.clone(),
-    })?;
-    let interceptor = Arc::new(interceptor);
-    tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
-        pin_dir = %options.pin_dir.display(), "kernel programs attached");
-
+    let starting = Starting::new(&options, log.dropped());
+    let mut front = Front::open(&options, &registry, &starting).await?;
     let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
     let (mut source, client) = open_source(&options, &sandboxes).await?;
     let asks = farewell::Asks::open(client.as_ref());
-    let first = tokio::select! {
-        first = source.changed() => first,
-        // An API server may be away for long.
-        _ = stop.wait_for(|stop| *stop) => {
-            if let Some(leaving) = farewell::say(asks.as_ref(), &options, &interceptor).await {
-                leaving.unchain(None).await;
-                leaving.clear().await;
+    starting.hears(source.health());
+    // Whose programs are in the kernel looks after the node's pods, and cannot without a
+    // configuration: where there is an agent that can, it goes on until then.
+    let early = match front.is_beside() {
+        true => None,
+        false => Some(attach(&options)?),
+    };
+    let first = loop {
+        tokio::select! {
+            first = source.changed() => break first,
+            () = front.left_alone() => front.take_over()?,
+            // An API server may be away for long.
+            _ = stop.wait_for(|stop| *stop) => {
+                return give_up(asks.as_ref(), &options, early, &front).await;
             }
-            return Ok(());
         }
     };
+    starting.reads(&first);
     let (identities, first) = Identities::open(&options, &mut source, first).await?;
     let identities = Arc::new(identities);
+    let interceptor = early.map_or_else(|| attach(&options), Ok)?;
+    front.take_over()?;
     let shared = Shared::new(
         Arc::clone(&interceptor),
         Arc::clone(&identities.trust),
@@ -229,9 +232,10 @@ pub async fn run(
         source.health(),
         log.dropped(),
     );
-    let (_ended, _servers) = serve_admin(&options, &view, registry).await?;
-    let (keeper, _at_the_gate) =
-        gate::open(&options, &view, &shared, &fleet, &sandboxes, client.clone())?;
+    front.show(&view);
+    let cluster = client.clone().zip(source.health());
+    let cluster = cluster.map(|(client, health)| gate::Cluster { client, health });
+    let (keeper, _at_the_gate) = gate::open(&options, &view, &shared, &fleet, &sandboxes, cluster)?;
     let _events = events::watch(&interceptor);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 
@@ -261,6 +265,39 @@ pub async fn run(
     Ok(())
 }
 
+/// Puts the programs into the kernel, in the place of an older agent's.
+fn attach(options: &Options) -> Result<Arc<Interceptor>, Error> {
+    let interceptor = Interceptor::open(&intercept::Options {
+        pods_cgroup: options.pods_cgroup.clone(),
+        pin_dir: options.pin_dir.clone(),
+        agent_cgroup: None,
+        kubelet: options.kubelet.clone(),
+    })?;
+    tracing::info!(node = %options.node, pods_cgroup = %options.pods_cgroup.display(),
+        pin_dir = %options.pin_dir.display(), "kernel programs attached");
+    Ok(Arc::new(interceptor))
+}
+
+/// The end of an agent that never knew a configuration.
+async fn give_up(
+    asks: Option<&farewell::Asks>,
+    options: &Options,
+    early: Option<Arc<Interceptor>>,
+    front: &Front,
+) -> Result<(), Error> {
+    let interceptor = match early {
+        Some(interceptor) => interceptor,
+        // Nothing here is ours.
+        None if front.is_beside() => return Ok(()),
+        None => attach(options)?,
+    };
+    if let Some(leaving) = farewell::say(asks, options, &interceptor).await {
+        leaving.unchain(None).await;
+        leaving.clear().await;
+    }
+    Ok(())
+}
+
 /// The source of the configuration, and the client of the API that it hears.
 async fn open_source(
     options: &Options,
@@ -272,7 +309,7 @@ async fn open_source(
             (Source::Folder(folder), None)
         }
         SourceSettings::Kube => {
-            let client = crate::kubernetes::client().await?;
+            let client = crate::kubernetes::client(crate::kubernetes::Retries::Caller).await?;
             let sandboxes = Arc::clone(sandboxes);
             let api = KubeSource::open(client.clone(), &options.node, sandboxes).await?;
             (Source::Kube(api), Some(client))
@@ -299,55 +336,6 @@ fn judge_when_trust_changes(fleet: &Arc<Fleet>, identities: &Identities) -> Join
         }
     });
     tasks
-}
-
-/// Starts both administrative servers. They end when what is returned is dropped.
-async fn serve_admin(
-    options: &Options,
-    view: &Arc<View>,
-    registry: Arc<Registry>,
-) -> Result<(watch::Sender<()>, JoinSet<()>), Error> {
-    // Whoever answers before our own socket is there is the agent that we replace.
-    let older = admin::client::get::<Status>(&options.run_dir, "/status")
-        .await
-        .is_ok();
-    let node = match admin::listen_node(options.admin).await {
-        Err(AdminError::Bind { source, .. }) if older && source.kind() == ErrorKind::AddrInUse => {
-            None
-        }
-        listening => Some(listening?),
-    };
-    let socket = AdminSocket::bind(&options.run_dir)?;
-    let admin = Admin::new(Arc::clone(view) as Arc<dyn AgentView>, registry);
-    let (ended, end) = watch::channel(());
-    let until = |mut end: watch::Receiver<()>| async move {
-        let _ = end.changed().await;
-    };
-    let mut servers = JoinSet::new();
-    let (for_node, for_socket) = (until(end.clone()), until(end));
-    let second = admin.clone();
-    let address = options.admin;
-    servers.spawn(async move {
-        let node = match node {
-            Some(node) => node,
-            None => when_free(address).await,
-        };
-        admin.serve_node(node, for_node).await;
-    });
-    servers.spawn(async move { second.serve_socket(socket, for_socket).await });
-    Ok((ended, servers))
-}
-
-/// Listens on `address` once the agent that was replaced has left it.
-async fn when_free(address: SocketAddr) -> tokio::net::TcpListener {
-    tracing::info!(%address, "the agent that is being replaced has the admin address: waiting");
-    loop {
-        // Nothing tells when an address becomes free.
-        tokio::time::sleep(TICK).await;
-        if let Ok(listener) = admin::listen_node(address).await {
-            return listener;
-        }
-    }
 }
 
 /// Brings the node in line with each change, until told to stop. An agent that was

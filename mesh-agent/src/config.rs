@@ -30,7 +30,7 @@ mod tests;
 pub use cache::MAX_FILE_BYTES;
 pub use document::read_objects;
 pub use folder::{FolderSource, Offline, read_folder};
-pub use kube::{KindHealth, KubeHealth, KubeSource, NAMESPACE};
+pub use kube::{Hearing, KindHealth, KubeHealth, KubeSource, NAMESPACE, Turns};
 pub use local::check_local_pod;
 pub(crate) use local::local_problem;
 pub use source::{ConfigError, Loaded, PolicyVersion, Source};

@@ -24,6 +24,9 @@ const MAX_ENDPOINTS: usize = 16;
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
+    /// The agent has only begun to read it.
+    #[error("no configuration is known yet; `mesh-agent status` says what is waited for")]
+    NoConfiguration,
     /// No such pod.
     #[error("the configuration names no pod {0}; `mesh-agent workloads` lists those that it does")]
     NoPod(String),

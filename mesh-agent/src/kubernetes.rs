@@ -2,10 +2,14 @@
 //! source of configuration, the authority's authorizer, the writer of statuses, and the
 //! installing commands. Each makes its client here.
 
+mod connect;
 #[cfg(test)]
 pub(crate) mod testing;
 
 use kube::{Client, Config};
+
+#[cfg(test)]
+pub(crate) use connect::{Liveness, client_with};
 
 /// Why the Kubernetes API cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +24,32 @@ pub enum KubernetesError {
     /// What they say makes no client.
     #[error("cannot make a client of the Kubernetes API: {0}; correct the kubeconfig")]
     Client(#[source] kube::Error),
+    /// The kubeconfig has it behind a proxy.
+    #[error(
+        "the Kubernetes API is behind the proxy {0}, which is not spoken to from here: use a \
+         kubeconfig without proxy-url"
+    )]
+    Proxy(http::Uri),
+}
+
+/// Who asks again where the server says that it is overloaded or not there (429, 503, 504).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retries {
+    /// The client, up to fifteen times, for minutes: what a person's command wants.
+    Client,
+    /// The caller, which is told at once: what says of itself whether the API answers.
+    Caller,
 }
 
 /// A client of the API server that this process is told of: by its pod's service account,
-/// or by a kubeconfig (`KUBECONFIG`, `~/.kube/config`). To be called in a tokio runtime.
+/// or by a kubeconfig (`KUBECONFIG`, `~/.kube/config`). A connection whose other end has gone
+/// without a word fails within half a minute. To be called in a tokio runtime.
 ///
 /// # Errors
 /// See [`KubernetesError`]; nothing is dialled yet.
-pub async fn client() -> Result<Client, KubernetesError> {
+pub async fn client(retries: Retries) -> Result<Client, KubernetesError> {
     let config = Config::infer().await.map_err(KubernetesError::Config)?;
-    Client::try_from(config).map_err(KubernetesError::Client)
+    connect::client_with(config, connect::LIVENESS, retries)
 }
 
 /// The error without what follows its first line: there a file that is no kubeconfig is quoted, and

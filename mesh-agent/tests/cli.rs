@@ -69,6 +69,10 @@ impl AgentView for Fake {
         Vec::new()
     }
 
+    fn knows(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn ready(&self) -> Result<(), Vec<String>> {
         Ok(())
     }

@@ -24,6 +24,9 @@ pub struct Status {
     pub instance: Option<String>,
     /// Seconds since the agent started.
     pub uptime_s: u64,
+    /// Whether no configuration is known yet. What follows from one is empty then.
+    #[serde(default)]
+    pub starting: bool,
     /// Whether the agent does its work.
     pub ready: bool,
     /// What keeps it from being ready, one sentence each.

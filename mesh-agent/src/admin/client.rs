@@ -1,4 +1,7 @@
 //! Asks a running agent over its socket. Used by the command line.
+//!
+//! While an agent starts beside the one that serves the node, both have a socket. A command in
+//! the new one's pod asks that one, any other the one that serves.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::socket_path;
+use super::api::Status;
+use super::{INSTANCE, STARTING_NAME, socket_path};
 
 /// Why the agent could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -79,11 +83,25 @@ pub async fn get<T: DeserializeOwned>(run_dir: &Path, path: &str) -> Result<T, C
 /// # Errors
 /// See [`ClientError`].
 pub async fn get_raw(run_dir: &Path, path: &str) -> Result<Bytes, ClientError> {
-    let socket = socket_path(run_dir);
+    let own = std::env::var(INSTANCE).ok().filter(|it| !it.is_empty());
+    let socket = socket_for(run_dir, own.as_deref()).await;
     match tokio::time::timeout(LIMIT, exchange(&socket, path)).await {
         Ok(answer) => answer,
         Err(_) => Err(ClientError::Timeout { path: socket }),
     }
+}
+
+/// Where the agent answers that the instance `own` is to ask.
+pub(super) async fn socket_for(run_dir: &Path, own: Option<&str>) -> PathBuf {
+    let starting = run_dir.join(STARTING_NAME);
+    if let Some(own) = own
+        && let Ok(Ok(answer)) = tokio::time::timeout(LIMIT, exchange(&starting, "/status")).await
+        && let Ok(status) = serde_json::from_slice::<Status>(&answer)
+        && status.instance.as_deref() == Some(own)
+    {
+        return starting;
+    }
+    socket_path(run_dir)
 }
 
 async fn exchange(socket: &Path, path: &str) -> Result<Bytes, ClientError> {

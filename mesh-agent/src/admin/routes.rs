@@ -25,6 +25,8 @@ pub(super) type Answer = Response<Full<Bytes>>;
 struct Route {
     path: &'static str,
     on_node: bool,
+    /// Whether it is answered out of a configuration, and refused before there is one.
+    of_configuration: bool,
     /// From the interface and the request's query.
     answer: fn(&Admin, &str) -> Answer,
 }
@@ -33,56 +35,67 @@ const ROUTES: &[Route] = &[
     Route {
         path: "/healthz",
         on_node: true,
+        of_configuration: false,
         answer: |_, _| alive(),
     },
     Route {
         path: "/readyz",
         on_node: true,
+        of_configuration: false,
         answer: |admin, _| ready(admin.view.ready()),
     },
     Route {
         path: "/metrics",
         on_node: true,
+        of_configuration: false,
         answer: |admin, _| scrape(admin),
     },
     Route {
         path: "/status",
         on_node: false,
+        of_configuration: false,
         answer: |admin, _| json(&admin.view.status()),
     },
     Route {
         path: "/workloads",
         on_node: false,
+        of_configuration: true,
         answer: |admin, _| json(&admin.view.workloads()),
     },
     Route {
         path: "/connections",
         on_node: false,
+        of_configuration: true,
         answer: |admin, _| json(&admin.view.connections()),
     },
     Route {
         path: "/explain",
         on_node: false,
+        of_configuration: true,
         answer: |admin, query| explain(&*admin.view, query),
     },
     Route {
         path: "/flows",
         on_node: false,
+        of_configuration: true,
         answer: |admin, _| json(&admin.view.flows()),
     },
     Route {
         path: "/audit",
         on_node: false,
+        of_configuration: true,
         answer: |admin, _| audit(&*admin.view, false),
     },
     Route {
         path: "/audit/probe",
         on_node: false,
+        of_configuration: true,
         answer: |admin, _| audit(&*admin.view, true),
     },
     Route {
         path: "/problems",
         on_node: false,
+        of_configuration: false,
         answer: |admin, _| json(&admin.view.status().config.problems),
     },
 ];
@@ -96,6 +109,11 @@ pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, uri: &Uri
     };
     if let Some(refusal) = refuse_method(method) {
         return refusal;
+    }
+    if route.of_configuration
+        && let Err(why) = admin.view.knows()
+    {
+        return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     }
     (route.answer)(admin, uri.query().unwrap_or_default())
 }

@@ -18,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Fake {
     missing: Mutex<Vec<String>>,
+    unknown: Mutex<Option<String>>,
 }
 
 impl AgentView for Fake {
@@ -59,6 +60,10 @@ impl AgentView for Fake {
 
     fn flows(&self) -> Vec<Flow> {
         Vec::new()
+    }
+
+    fn knows(&self) -> Result<(), String> {
+        self.unknown.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
@@ -189,6 +194,91 @@ async fn readiness_says_what_is_missing() {
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["ready"], false);
     assert_eq!(body["reasons"][0], "no configuration yet");
+}
+
+#[tokio::test]
+async fn without_a_configuration_nothing_is_answered_out_of_one() {
+    let run = tempfile::tempdir().unwrap();
+    let view = Arc::new(Fake::default());
+    *view.unknown.lock().unwrap() = Some("pods not heard".into());
+    let admin = Admin::new(view, Arc::new(Registry::new()));
+    let socket = AdminSocket::bind(run.path()).unwrap();
+    let serving = tokio::spawn(async move {
+        admin.serve_socket(socket, std::future::pending()).await;
+    });
+    let status: Status = get(run.path(), "/status").await.unwrap();
+    assert_eq!(status.node, "left");
+    get::<Vec<String>>(run.path(), "/problems").await.unwrap();
+    for path in [
+        "/workloads",
+        "/connections",
+        "/flows",
+        "/explain?connection=1",
+        "/audit",
+        "/audit/probe",
+    ] {
+        let error = client::get_raw(run.path(), path).await.unwrap_err();
+        assert!(error.to_string().contains("503"), "{path}: {error}");
+        assert!(
+            error.to_string().contains("pods not heard"),
+            "{path}: {error}"
+        );
+    }
+    serving.abort();
+}
+
+/// An agent that starts beside another, as its own pod's commands and others find it.
+#[tokio::test]
+async fn an_agent_that_starts_is_asked_by_its_own_pod_alone() {
+    struct Instance(&'static str);
+    impl AgentView for Instance {
+        fn status(&self) -> Status {
+            Status {
+                instance: Some(self.0.into()),
+                ..Status::default()
+            }
+        }
+        fn workloads(&self) -> Vec<WorkloadStatus> {
+            Vec::new()
+        }
+        fn explain(&self, _: &Question) -> Result<Explanation, ExplainError> {
+            Err(ExplainError::NoConfiguration)
+        }
+        fn flows(&self) -> Vec<Flow> {
+            Vec::new()
+        }
+        fn connections(&self) -> Vec<ConnectionInfo> {
+            Vec::new()
+        }
+        fn audit(&self, _: bool) -> Result<AuditReport, String> {
+            self.knows().map(|()| AuditReport::default())
+        }
+        fn knows(&self) -> Result<(), String> {
+            Err("nothing".into())
+        }
+        fn ready(&self) -> Result<(), Vec<String>> {
+            Ok(())
+        }
+    }
+    let run = tempfile::tempdir().unwrap();
+    let serve = |name, instance| {
+        let view = Arc::new(Instance(instance)) as Arc<dyn AgentView>;
+        let admin = Admin::new(view, Arc::new(Registry::new()));
+        let socket = AdminSocket::bind_as(name, run.path()).unwrap();
+        tokio::spawn(async move { admin.serve_socket(socket, std::future::pending()).await })
+    };
+    let in_force = socket_path(run.path());
+    let starting = run.path().join(STARTING_NAME);
+    // None starts.
+    assert_eq!(client::socket_for(run.path(), Some("new")).await, in_force);
+    let (_old, new) = (serve(SOCKET_NAME, "old"), serve(STARTING_NAME, "new"));
+    assert_eq!(client::socket_for(run.path(), Some("new")).await, starting);
+    assert_eq!(client::socket_for(run.path(), Some("old")).await, in_force);
+    assert_eq!(client::socket_for(run.path(), None).await, in_force);
+    new.abort();
+    assert!(new.await.unwrap_err().is_cancelled());
+    assert!(!starting.exists());
+    assert_eq!(client::socket_for(run.path(), Some("new")).await, in_force);
 }
 
 #[tokio::test]

@@ -2,29 +2,30 @@
 //! configuration in force and the pods that are enrolled. Served by the agent from its start
 //! to its end.
 
+mod cluster;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::fleet::Fleet;
 use super::view::View;
 use super::{Error, Options, TICK};
 use crate::admin::AgentView;
-use crate::model::{Workload, World, asks_for_mesh};
+use crate::config::KubeHealth;
+use crate::model::{Workload, World};
 use crate::node::chain::Keeper;
 use crate::node::cni::{Admitted, BoxFuture, CniServer, Gate, PodSandbox, Refusal};
 use crate::node::{Sandboxes, by_run};
 use crate::proxy::Shared;
 
+pub(super) use cluster::Cluster;
+
 /// How long a pod waits before it is refused. The watch of the Kubernetes API tells of a pod
 /// before the kubelet begins with it, or a moment later; enrolling takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the API may take to say who is to be in the mesh.
-const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Serves the CNI plugin, and keeps it in the chain where that is wanted, until the tasks that
 /// are returned are dropped.
@@ -34,7 +35,7 @@ pub(super) fn open(
     shared: &Arc<Shared>,
     fleet: &Arc<Fleet>,
     sandboxes: &Arc<Sandboxes>,
-    api: Option<Client>,
+    cluster: Option<Cluster>,
 ) -> Result<(Option<Arc<Keeper>>, JoinSet<()>), Error> {
     let mut tasks = JoinSet::new();
     let gate = NodeGate {
@@ -42,7 +43,7 @@ pub(super) fn open(
         shared: Arc::clone(shared),
         fleet: Arc::clone(fleet),
         sandboxes: Arc::clone(sandboxes),
-        api,
+        cluster,
     };
     // Before the chain names it.
     let server = CniServer::bind(&options.run_dir)?;
@@ -79,88 +80,64 @@ struct NodeGate {
     fleet: Arc<Fleet>,
     sandboxes: Arc<Sandboxes>,
     /// Where the configuration comes from the Kubernetes API.
-    api: Option<Client>,
+    cluster: Option<Cluster>,
+}
+
+/// Why a pod may not start yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Missing {
+    /// The Kubernetes API is heard in part: it is known who the pod is, and not what goes with it.
+    Unheard(String),
+    /// Anything else.
+    Other(String),
 }
 
 impl NodeGate {
     async fn wait(&self, pod: &PodSandbox) -> Result<Admitted, Refusal> {
-        let mut draining = self.shared.draining.subscribe();
-        let mut news = self.fleet.subscribe();
-        let deadline = tokio::time::sleep(LIMIT);
-        let mut deadline = std::pin::pin!(deadline);
-        loop {
-            // Before the look, so that no news in between is lost.
-            news.mark_unchanged();
-            let missing = match self.standing(pod).await {
-                Ok(admitted) => return Ok(admitted),
-                Err(missing) => missing,
-            };
-            tokio::select! {
-                // Their senders live as long as the agent.
-                _ = news.changed() => {}
-                _ = draining.wait_for(|draining| *draining) => {
-                    return Err(Refusal("the agent is shutting down".to_owned()));
-                }
-                () = &mut deadline => return Err(Refusal(missing)),
-            }
-        }
+        let health = self.cluster.as_ref().map(|cluster| &cluster.health);
+        let draining = self.shared.draining.subscribe();
+        wait(
+            || self.standing(pod),
+            self.fleet.subscribe(),
+            health,
+            draining,
+        )
+        .await
     }
 
     /// Whether the pod may start as things are, or what is missing.
-    async fn standing(&self, pod: &PodSandbox) -> Result<Admitted, String> {
+    async fn standing(&self, pod: &PodSandbox) -> Result<Admitted, Missing> {
         let view = Arc::clone(&self.view);
         // It asks the kernel.
         let ready = tokio::task::spawn_blocking(move || view.ready()).await;
         if let Ok(Err(missing)) = ready {
-            return Err(missing.join("; "));
+            return Err(Missing::Other(missing.join("; ")));
         }
         let world = Arc::clone(&self.shared.generation.load().world);
-        let Some(workload) = find(&world, pod)? else {
-            return Err("the agent has not heard of the pod yet".to_owned());
+        let Some(workload) = find(&world, pod).map_err(Missing::Other)? else {
+            let why = "the agent has not heard of the pod yet";
+            return Err(Missing::Other(why.to_owned()));
         };
         if !workload.meshed {
-            return match self.is_to_be_meshed(pod).await {
-                true => Err("the agent has not heard yet that it is to be in the mesh".to_owned()),
-                false => Ok(Admitted::NotMeshed),
+            return match &self.cluster {
+                Some(cluster) => cluster.may_start_outside(pod).await,
+                None => Ok(Admitted::NotMeshed),
             };
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.is_settled()?;
         }
         if self.is_enrolled(workload, pod) {
             return Ok(Admitted::Enrolled);
         }
         let problems = self.fleet.pending(&workload.uid);
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Err(match problems.is_empty() {
+        Err(Missing::Other(match problems.is_empty() {
             false => problems.join("; "),
             true => "it is not enrolled yet: its cgroup or network namespace is not found, or \
                      another object disputes its addresses; see `mesh-agent problems`"
                 .to_owned(),
-        })
-    }
-
-    /// What the API says at this moment of a pod that the configuration has outside the mesh:
-    /// pods and namespaces are watched apart, so a pod may be heard of seconds before its
-    /// namespace's label. While the API is away, what is known counts.
-    async fn is_to_be_meshed(&self, pod: &PodSandbox) -> bool {
-        let Some(client) = &self.api else {
-            return false;
-        };
-        let pods =
-            Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client.clone(), &pod.namespace);
-        let namespaces = Api::<Namespace>::all(client.clone());
-        let both = async {
-            tokio::try_join!(
-                pods.get_metadata(&pod.name),
-                namespaces.get_metadata(&pod.namespace)
-            )
-        };
-        match tokio::time::timeout(ASK_LIMIT, both).await {
-            Ok(Ok((pod, namespace))) => {
-                let asks = asks_for_mesh(pod.metadata.labels.as_ref())
-                    .or_else(|| asks_for_mesh(namespace.metadata.labels.as_ref()));
-                asks == Some(true)
-            }
-            Ok(Err(_)) | Err(_) => false,
-        }
+        }))
     }
 
     /// Whether the pod is enrolled in this sandbox, not in an earlier one.
@@ -215,6 +192,48 @@ impl Gate for NodeGate {
     }
 }
 
+/// Looks until the pod may start, again with each of the fleet's news, and when the API is heard
+/// as one again. What is missing after [`LIMIT`] is the refusal, also where the API is still heard
+/// in part: the pod would start under policies of before, and the kubelet tries again.
+async fn wait<F>(
+    look: impl Fn() -> F + Send,
+    mut news: watch::Receiver<u64>,
+    health: Option<&KubeHealth>,
+    mut draining: watch::Receiver<bool>,
+) -> Result<Admitted, Refusal>
+where
+    F: Future<Output = Result<Admitted, Missing>> + Send,
+{
+    let deadline = tokio::time::sleep(LIMIT);
+    let mut deadline = std::pin::pin!(deadline);
+    loop {
+        // Before the look, so that no news in between is lost.
+        news.mark_unchanged();
+        let missing = match look().await {
+            Ok(admitted) => return Ok(admitted),
+            Err(missing) => missing,
+        };
+        let settled = async {
+            match (&missing, health) {
+                (Missing::Unheard(_), Some(health)) => health.settled().await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Their senders live as long as the agent.
+            _ = news.changed() => {}
+            () = settled => {}
+            _ = draining.wait_for(|draining| *draining) => {
+                return Err(Refusal("the agent is shutting down".to_owned()));
+            }
+            () = &mut deadline => {
+                let (Missing::Unheard(why) | Missing::Other(why)) = missing;
+                return Err(Refusal(why));
+            }
+        }
+    }
+}
+
 /// The pod in the configuration. One that was read from a folder has no UID, and is known by
 /// its name.
 fn find<'a>(world: &'a World, pod: &PodSandbox) -> Result<Option<&'a Arc<Workload>>, String> {
@@ -229,51 +248,4 @@ fn find<'a>(world: &'a World, pod: &PodSandbox) -> Result<Option<&'a Arc<Workloa
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::read_objects;
-    use crate::model::build;
-
-    /// The kubelet's UID of a pod of its own files, as the mirror's annotation has it.
-    const HASH: &str = "0123456789abcdef0123456789abcdef";
-
-    fn world(uid: &str) -> World {
-        let text = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop{uid}}}\n\
-             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.1}}\n"
-        );
-        let objects = read_objects(Path::new("world.yaml"), &text).unwrap();
-        build([&objects], "here", None).world
-    }
-
-    /// Whether the pod is found, or refused as another.
-    fn found(world: &World, name: &str, uid: &str) -> Result<bool, String> {
-        let pod = PodSandbox {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            uid: uid.to_owned(),
-            container_id: String::new(),
-            netns: None,
-            addresses: Vec::new(),
-        };
-        find(world, &pod).map(|found| found.is_some())
-    }
-
-    #[test]
-    fn a_pod_is_known_by_the_uid_of_the_nodes_kubelet() {
-        let mirror = world(&format!(", uid: {HASH}"));
-        assert_eq!(found(&mirror, "web", HASH), Ok(true));
-        assert_eq!(
-            found(&mirror, "web", ""),
-            Ok(true),
-            "not every runtime tells"
-        );
-        assert_eq!(found(&mirror, "other", HASH), Ok(false));
-        // An earlier or later pod of the name.
-        found(&mirror, "web", "f5c3c1a0-0000-4000-8000-000000000001").unwrap_err();
-        // A folder's pod mostly has none.
-        assert_eq!(found(&world(""), "web", HASH), Ok(true));
-    }
-}
+mod tests;

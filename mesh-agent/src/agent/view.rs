@@ -132,9 +132,7 @@ impl View {
             .collect();
         counters.insert("plaintext_reset".to_owned(), self.fleet.plaintext_reset());
         KernelStatus {
-            release: nix::sys::utsname::uname()
-                .map(|name| name.release().to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            release: kernel_release(),
             attachments: attachments
                 .map(|link| Attachment {
                     name: link.name,
@@ -221,8 +219,17 @@ impl View {
     }
 }
 
-/// What of the Kubernetes API is not heard now.
-fn unheard(health: &KubeHealth) -> Vec<Problem> {
+pub(super) fn kernel_release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// What becomes of what is not heard, once a configuration is known.
+const STAYS: &str = "what is known stays in force";
+
+/// What of the Kubernetes API is not heard now. `meanwhile` says what that means.
+pub(super) fn unheard(health: &KubeHealth, meanwhile: &str) -> Vec<Problem> {
     let kinds = health.kinds().into_iter();
     let problem = |kind: KindHealth| {
         let seconds = kind.away_since?.elapsed().as_secs();
@@ -233,15 +240,16 @@ fn unheard(health: &KubeHealth) -> Vec<Problem> {
             object: None,
             field: kind.kind,
             message,
-            cure: "what is known stays in force; see that the API server is up and that the agent may list these"
-                .to_owned(),
+            cure: format!(
+                "{meanwhile}; see that the API server is up and that the agent may list these"
+            ),
             severity: Severity::Error,
         })
     };
     kinds.filter_map(problem).collect()
 }
 
-fn api_kinds(health: &KubeHealth) -> Vec<ApiKindStatus> {
+pub(super) fn api_kinds(health: &KubeHealth) -> Vec<ApiKindStatus> {
     let kinds = health.kinds().into_iter();
     let kinds = kinds.map(|kind| ApiKindStatus {
         kind: kind.kind,
@@ -268,13 +276,14 @@ impl AgentView for View {
         let mut problems = self.fleet.problems();
         let chain = self.chain.get();
         problems.extend(chain.into_iter().flat_map(|chain| chain.problems()));
-        problems.extend(self.api.iter().flat_map(unheard));
+        problems.extend(self.api.iter().flat_map(|api| unheard(api, STAYS)));
         Status {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             instance: std::env::var(crate::admin::INSTANCE).ok(),
             uptime_s: self.started.elapsed().as_secs(),
+            starting: false,
             ready: not_ready.is_empty(),
             not_ready,
             trust_domain: mesh.trust_domain.to_string(),
@@ -369,6 +378,10 @@ impl AgentView for View {
 
     fn flows(&self) -> Vec<Flow> {
         self.shared.observer.flows()
+    }
+
+    fn knows(&self) -> Result<(), String> {
+        Ok(())
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {

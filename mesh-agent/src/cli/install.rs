@@ -81,7 +81,9 @@ pub(super) async fn run(args: &InstallArgs) -> Result<ExitCode, CliError> {
     if let (true, Some(platform)) = (args.dry_run, args.platform) {
         return print(&args.manifests(platform)?);
     }
-    let client = kubernetes::client().await.map_err(ClusterError::from)?;
+    let client = kubernetes::client(kubernetes::Retries::Client)
+        .await
+        .map_err(ClusterError::from)?;
     let platform = match args.platform {
         Some(platform) => platform,
         None => Platform::of(&nodes(&client).await?),

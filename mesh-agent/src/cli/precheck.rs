@@ -27,7 +27,9 @@ pub struct PrecheckArgs {
 
 /// Prints the findings. The exit code is 1 when something required is missing.
 pub(super) async fn run(args: &PrecheckArgs) -> Result<ExitCode, CliError> {
-    let client = kubernetes::client().await.map_err(ClusterError::from)?;
+    let client = kubernetes::client(kubernetes::Retries::Client)
+        .await
+        .map_err(ClusterError::from)?;
     let settings = Settings {
         platform: Platform::of(&install::nodes(&client).await?),
         ..Settings::default()

@@ -23,7 +23,9 @@ pub(super) fn render(status: &Status) -> String {
             &rows,
         );
     }
-    identity::render(&mut out, status);
+    if !status.starting {
+        identity::render(&mut out, status);
+    }
     if !status.config.problems.is_empty() {
         out.push_str("\nPROBLEMS IN THE CONFIGURATION\n");
         out.push_str(&render_problems(&status.config.problems));
@@ -58,22 +60,22 @@ fn summary(out: &mut String, status: &Status) {
             human::seconds(status.uptime_s)
         ),
     );
-    line(
-        "mesh",
-        format!(
-            "trust domain {}, {}",
-            status.trust_domain, status.inbound_mode
-        ),
-    );
     let config = &status.config;
     let problems = count(config.problems.len() as u64, "problem");
-    line(
-        "config",
-        format!(
-            "{}, generation {}, {problems}",
-            config.dir, config.generation
-        ),
-    );
+    let state = match status.starting {
+        true => "NOT KNOWN YET".to_owned(),
+        false => format!("generation {}", config.generation),
+    };
+    if !status.starting {
+        line(
+            "mesh",
+            format!(
+                "trust domain {}, {}",
+                status.trust_domain, status.inbound_mode
+            ),
+        );
+    }
+    line("config", format!("{}, {state}, {problems}", config.dir));
     if !config.api.is_empty() {
         for (i, text) in api(&config.api).into_iter().enumerate() {
             line(if i == 0 { "API" } else { "" }, text);
@@ -89,6 +91,9 @@ fn summary(out: &mut String, status: &Status) {
         );
     }
     line("kernel", status.kernel.release.clone());
+    if status.starting {
+        return;
+    }
     line("probes", probes(&status.probes));
     line(
         "traffic",

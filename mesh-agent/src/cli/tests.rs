@@ -163,6 +163,7 @@ fn the_status_for_people() {
         pid: 42,
         instance: None,
         uptime_s: 185,
+        starting: false,
         ready: false,
         not_ready: vec!["shop/db-0 is being enrolled".into()],
         trust_domain: "cluster.local".into(),

@@ -25,7 +25,9 @@ pub struct UninstallArgs {
 
 /// Removes everything, and says what is left.
 pub(super) async fn run(args: &UninstallArgs) -> Result<ExitCode, CliError> {
-    let client = kubernetes::client().await.map_err(ClusterError::from)?;
+    let client = kubernetes::client(kubernetes::Retries::Client)
+        .await
+        .map_err(ClusterError::from)?;
     let options = RemoveOptions {
         definitions: args.crds,
         timeout: Duration::from_secs(args.timeout),

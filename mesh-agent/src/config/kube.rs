@@ -13,6 +13,7 @@
 //! - Where a pod is on this node is for [`Sandboxes`] to say, never for its annotations.
 //! - The MeshConfig counts in namespace [`NAMESPACE`] alone: others are a tenant's.
 
+mod backoff;
 mod discovery;
 mod follow;
 mod health;
@@ -40,7 +41,7 @@ use crate::node::Sandboxes;
 use read::Update;
 use store::Store;
 
-pub use health::{KindHealth, KubeHealth};
+pub use health::{Hearing, KindHealth, KubeHealth, Turns};
 pub use kinds::NAMESPACE;
 
 /// Changes that wait for the source to take them. A list counts as one.

@@ -7,6 +7,7 @@
 
 mod ask;
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
@@ -234,11 +235,34 @@ impl Node {
         self.launch_at(admin.with_context(|| format!("no agent runs on {}", self.name))?)
     }
 
+    /// Starts another agent beside the one that runs, called `instance`, which is to take its
+    /// configuration from a Kubernetes API that nobody serves.
+    ///
+    /// # Errors
+    /// Fails when the disk does.
+    pub fn launch_without_api(&self, instance: &str) -> Result<()> {
+        let nowhere = free_port()?;
+        let kubeconfig = self.folder.join("nowhere.kubeconfig");
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: it, \
+             contexts: [{{name: it, context: {{cluster: it}}}}], \
+             clusters: [{{name: it, cluster: {{server: 'http://{nowhere}'}}}}]}}\n"
+        );
+        fs::write(&kubeconfig, text).context("writing a kubeconfig")?;
+        let admin = free_port()?;
+        let mut command = self.agent_command(admin, &["--kube".as_ref()])?;
+        command.env("KUBECONFIG", kubeconfig);
+        command.env("ISTHMUS_INSTANCE", instance);
+        self.spawn(command, admin)
+    }
+
     fn launch_at(&self, admin: SocketAddr) -> Result<()> {
-        let child = self
-            .agent_command(admin)?
-            .spawn()
-            .context("starting mesh-agent")?;
+        let source = ["--config".as_ref(), self.config.as_os_str()];
+        self.spawn(self.agent_command(admin, &source)?, admin)
+    }
+
+    fn spawn(&self, mut command: Command, admin: SocketAddr) -> Result<()> {
+        let child = command.spawn().context("starting mesh-agent")?;
         self.lock().push(Agent { child, admin });
         Ok(())
     }
@@ -346,7 +370,7 @@ impl Node {
             .id())
     }
 
-    fn agent_command(&self, admin: SocketAddr) -> Result<Command> {
+    fn agent_command(&self, admin: SocketAddr, source: &[&OsStr]) -> Result<Command> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -354,8 +378,7 @@ impl Node {
         let mut command = Command::new(agent_binary()?);
         command
             .arg("run")
-            .arg("--config")
-            .arg(&self.config)
+            .args(source)
             .args(["--node", &self.name])
             .arg("--pods-cgroup")
             .arg(self.cgroups.pods.path())

@@ -158,6 +158,52 @@ fn killed_and_started_again_under_load() -> Result<()> {
     Ok(())
 }
 
+/// A new agent that cannot have a configuration says so in its own pod, and leaves the old one in
+/// force: its programs, its socket, and its care for the pods. When the old one is gone it answers
+/// in its place.
+#[test]
+fn one_that_waits_leaves_the_old_in_force() -> Result<()> {
+    let pair = Pair::start()?;
+    let _server = pair.server.serve("serve echo")?;
+    let node = &pair.a;
+    let (before, old) = (programs(node)?, node.pid()?);
+    node.launch_without_api("beside")?;
+    let new = node.pid()?;
+    let waits = |status: &Value| {
+        status["pid"] == new
+            && status["starting"] == true
+            && status["ready"] == false
+            && status["not_ready"].to_string().contains("pods not heard")
+            && status["config"]["problems"].to_string().contains("pods")
+    };
+    wait_until("the new agent says what it waits for", || {
+        node.status_of("beside").is_ok_and(|status| waits(&status))
+    })?;
+    let status = node.cli("status")?;
+    ensure!(status["pid"] == old && status["ready"] == true, "{status}");
+    ensure!(programs(node)? == before, "{:?}", programs(node)?);
+    let late = node.pod("late")?;
+    node.wait_enrolled(&late)?;
+    ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+
+    node.signal_oldest(Signal::SIGKILL)?;
+    node.wait_oldest()?;
+    wait_until("the new agent answers for the node", || {
+        node.cli("status").is_ok_and(|status| waits(&status))
+    })?;
+    let workloads = node.cli_run("workloads")?;
+    ensure!(
+        workloads.stderr.contains("no configuration is known yet"),
+        "{workloads:?}"
+    );
+    let status = node.terminate()?;
+    ensure!(status.success(), "the new agent ended with {status}");
+    node.start()?;
+    pair.wait_enrolled()?;
+    ensure!(crossing(&pair.mesh, &pair.client, &pair.server)? == Crossing::Encrypted);
+    Ok(())
+}
+
 /// A new agent starts beside the old one and takes over, which then drains: no connection is
 /// lost, neither new ones under load nor one that the old agent carries to its end.
 #[test]

@@ -9,13 +9,16 @@ use kube::client::APIGroupDiscoveryList;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::follow::{Backoff, describe, follow as follow_kind};
+use super::backoff::Backoff;
+use super::follow::{describe, follow as follow_kind};
 use super::health::KubeHealth;
+use super::heard::noting;
 use super::kinds::{Kind, OPTIONAL};
 use super::read::{Change, Update};
 use crate::config::document::UNENFORCED_GROUPS;
 
-/// How often the server is asked which kinds it has: one request that it has cached.
+/// How often the server is asked which kinds it has, one request that it has cached; sooner when
+/// a kind is lost or comes back.
 pub(super) const DISCOVER_EVERY: Duration = Duration::from_secs(60);
 /// That a kind is not there is believed when it is said twice, this far apart: a server
 /// that is just starting does not know all of its own kinds, and policies that are missed
@@ -27,7 +30,9 @@ const NAME: &str = "discovery";
 
 /// Never ends. The followers that it started end with it.
 pub(super) async fn follow(client: Client, tell: mpsc::Sender<Update>, health: KubeHealth) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(&health);
+    let mut turns = health.turns();
+    let asking = noting(client.clone(), NAME, &health);
     let mut watched = Watched {
         client: client.clone(),
         tell,
@@ -37,17 +42,25 @@ pub(super) async fn follow(client: Client, tell: mpsc::Sender<Update>, health: K
         absent: BTreeSet::new(),
     };
     loop {
-        match client.list_api_groups_aggregated().await {
+        match asking.list_api_groups_aggregated().await {
             Ok(groups) => {
                 health.heard(NAME);
                 health.listed(NAME);
                 backoff.reset();
+                turns.mark_unchanged();
                 let sure = watched.settle(wanted(&groups)).await;
-                tokio::time::sleep(if sure { DISCOVER_EVERY } else { ASK_AGAIN }).await;
+                tokio::time::sleep(ASK_AGAIN).await;
+                if sure {
+                    // A kind that is lost may have been removed, and a server that is back may
+                    // be another.
+                    let _ = tokio::time::timeout(DISCOVER_EVERY - ASK_AGAIN, turns.changed()).await;
+                }
             }
             Err(error) => {
-                health.failed(NAME, describe(&error));
-                tokio::time::sleep(backoff.next()).await;
+                if health.failed(NAME, describe(&error)) {
+                    backoff.lost();
+                }
+                backoff.wait().await;
             }
         }
     }

@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::runtime::watcher::{self, Config, Error, Event};
@@ -11,6 +10,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::backoff::Backoff;
 use super::health::KubeHealth;
 use super::heard::noting;
 use super::intern::Interner;
@@ -18,32 +18,6 @@ use super::kinds::Kind;
 use super::pod::PodBody;
 use super::read::{Change, Readable, Update, key};
 use super::received::Received;
-use crate::tls::random_fraction;
-
-/// The first wait after a failure, doubled with each further one...
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// ...up to this: when a server comes back it is noticed within ten seconds, and a
-/// thousand nodes ask it a hundred times a second for each kind.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-/// Waits that grow, and differ among nodes.
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    pub(super) fn new() -> Self {
-        Self(FIRST_WAIT)
-    }
-
-    pub(super) fn next(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = LONGEST_WAIT.min(wait * 2);
-        wait.mul_f64(0.5 + 0.5 * random_fraction())
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.0 = FIRST_WAIT;
-    }
-}
 
 /// Never ends, unless the store does.
 pub(super) async fn follow(
@@ -75,7 +49,7 @@ async fn follow_as<B: Readable>(
         kind,
         name,
     };
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(&health);
     // A list that is streamed costs the server and us no copy of the whole.
     let mut streamed = true;
     'watch: loop {
@@ -87,7 +61,9 @@ async fn follow_as<B: Readable>(
         while let Some(event) = events.next().await {
             let error = match event {
                 Ok(event) => {
-                    if !matches!(event, Event::Init) {
+                    if matches!(event, Event::Init) {
+                        health.lists(&follower.name);
+                    } else {
                         backoff.reset();
                         health.heard(&follower.name);
                     }
@@ -110,10 +86,10 @@ async fn follow_as<B: Readable>(
                 streamed = false;
                 continue 'watch;
             }
-            if !is_gone(&error) {
-                health.failed(&follower.name, describe(&error));
+            if !is_gone(&error) && health.failed(&follower.name, describe(&error)) {
+                backoff.lost();
             }
-            tokio::time::sleep(backoff.next()).await;
+            backoff.wait().await;
         }
     }
 }

@@ -1,18 +1,55 @@
 //! What is to be told of the connection to the Kubernetes API: per kind, whether it was
-//! listed and whether it is being heard. Written by the followers, read by the status.
+//! listed and whether it is being heard. Written by the followers; read by the status, by the
+//! gate before a pod starts, and by followers that wait for their next attempt.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::kinds;
+
+/// What a watch missed comes in the first moment of the next one, and is in force a tenth of a
+/// second later, or where the cluster is large as soon as a world is made.
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// A handle; all clones show the same.
 #[derive(Clone, Debug, Default)]
-pub struct KubeHealth(Arc<Mutex<State>>);
+pub struct KubeHealth(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    turns: watch::Sender<Turns>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     synced: bool,
     kinds: BTreeMap<String, KindHealth>,
+    /// When a kind was last heard again, or listed in full.
+    caught_up: Option<tokio::time::Instant>,
+}
+
+/// How often kinds were lost and came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Times that one was no longer heard.
+    pub lost: u64,
+    /// Times that one was heard again.
+    pub back: u64,
+}
+
+/// How much is heard of the kinds that decide what a pod may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// All that there are.
+    Whole,
+    /// None.
+    Nothing,
+    /// Some: what is known of them does not fit together. With what is missing, in words.
+    Part(String),
 }
 
 /// How one kind is heard.
@@ -28,6 +65,8 @@ pub struct KindHealth {
     pub away_since: Option<Instant>,
     /// Why, as the last attempt failed.
     pub error: Option<String>,
+    /// Whether a list is under way.
+    pub listing: bool,
 }
 
 impl KubeHealth {
@@ -51,24 +90,65 @@ impl KubeHealth {
         away.min_by_key(|(since, _)| *since)
     }
 
+    /// How much is heard now.
+    pub fn hearing(&self) -> Hearing {
+        let state = self.lock();
+        let needed: Vec<String> = kinds::needed().collect();
+        // One that is not installed is not heard either.
+        let watched = state.kinds.values();
+        let watched = watched.filter(|it| it.version.is_some() && needed.contains(&it.kind));
+        let (away, heard): (Vec<_>, Vec<_>) = watched.partition(|it| it.away_since.is_some());
+        let listed = heard.iter().find(|it| it.listing);
+        match (away.first(), listed) {
+            (Some(_), _) if heard.is_empty() => Hearing::Nothing,
+            (Some(kind), _) => {
+                let error = kind.error.as_deref().unwrap_or("no answer");
+                Hearing::Part(format!("{} not heard: {error}", kind.kind))
+            }
+            (None, Some(kind)) => Hearing::Part(format!("{} being listed again", kind.kind)),
+            (None, None) => match state.caught_up {
+                Some(at) if at.elapsed() < SETTLE => {
+                    Hearing::Part("what was missed is on its way".to_owned())
+                }
+                _ => Hearing::Whole,
+            },
+        }
+    }
+
+    /// Waits until what is known fits together: all is heard, and what was missed is in force, or
+    /// nothing is heard.
+    pub async fn settled(&self) {
+        let mut turns = self.turns();
+        while matches!(self.hearing(), Hearing::Part(_)) {
+            // Time alone settles what came back last.
+            let _ = tokio::time::timeout(SETTLE, turns.changed()).await;
+        }
+    }
+
+    /// Tells of kinds that are lost and come back.
+    pub fn turns(&self) -> watch::Receiver<Turns> {
+        self.0.turns.subscribe()
+    }
+
     pub(super) fn set_synced(&self, synced: bool) {
         self.lock().synced = synced;
     }
 
     /// The server answered about a kind.
-    pub(super) fn heard(&self, kind: &str) {
+    pub(crate) fn heard(&self, kind: &str) {
         let back = self.with(kind, |health| {
             health.error = None;
             health.away_since.take()
         });
         if let Some(since) = back {
+            self.0.turns.send_modify(|turns| turns.back += 1);
             let seconds = since.elapsed().as_secs();
             tracing::info!(kind, away_s = seconds, "the Kubernetes API is heard again");
         }
     }
 
-    /// An attempt failed.
-    pub(super) fn failed(&self, kind: &str, error: String) {
+    /// An attempt failed. True if the kind was heard until then.
+    pub(crate) fn failed(&self, kind: &str, error: String) -> bool {
         let first = self.with(kind, |health| {
             let first = health.away_since.is_none();
             health.away_since.get_or_insert_with(Instant::now);
@@ -76,22 +156,32 @@ impl KubeHealth {
             first
         });
         if first {
+            self.0.turns.send_modify(|turns| turns.lost += 1);
             tracing::warn!(
                 kind,
                 error,
                 "the Kubernetes API is not heard: what is known stays in force"
             );
         }
+        first
     }
 
     /// A kind is watched in this version, or not there to be watched.
-    pub(super) fn watched(&self, kind: &str, version: Option<&str>) {
+    pub(crate) fn watched(&self, kind: &str, version: Option<&str>) {
         self.with(kind, |health| health.version = version.map(str::to_owned));
     }
 
+    /// A kind is being listed.
+    pub(super) fn lists(&self, kind: &str) {
+        self.with(kind, |health| health.listing = true);
+    }
+
     /// A kind was listed in full, or is known not to be there.
-    pub(super) fn listed(&self, kind: &str) {
-        self.with(kind, |health| health.synced = true);
+    pub(crate) fn listed(&self, kind: &str) {
+        self.with(kind, |health| {
+            health.synced = true;
+            health.listing = false;
+        });
     }
 
     /// A kind is of no interest any more.
@@ -108,10 +198,16 @@ impl KubeHealth {
                 kind: kind.to_owned(),
                 ..KindHealth::default()
             });
-        change(health)
+        let behind = |health: &KindHealth| health.away_since.is_some() || health.listing;
+        let (synced, was_behind) = (health.synced, behind(health));
+        let changed = change(health);
+        if synced && was_behind && !behind(health) {
+            state.caught_up = Some(tokio::time::Instant::now());
+        }
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

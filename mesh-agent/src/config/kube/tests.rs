@@ -1,8 +1,10 @@
 //! The source against a server that does as it is told.
 
 mod fake;
+mod hearing;
 mod objects;
 mod outages;
+mod vanished;
 
 use std::sync::Arc;
 use std::time::Duration;

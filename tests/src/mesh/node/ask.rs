@@ -39,6 +39,19 @@ impl Node {
         run(command)
     }
 
+    /// What `status` says in the pod of the agent `instance`.
+    ///
+    /// # Errors
+    /// Carries what the command said when it failed.
+    pub fn status_of(&self, instance: &str) -> Result<Value> {
+        let mut command = Command::new(agent_binary()?);
+        command
+            .args(["status", "-o", "json", "--run-dir"])
+            .arg(self.run_dir())
+            .env("ISTHMUS_INSTANCE", instance);
+        Ok(serde_json::from_str(&run(command)?.success()?)?)
+    }
+
     /// What the agent says about one workload.
     ///
     /// # Errors

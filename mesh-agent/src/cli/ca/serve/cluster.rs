@@ -64,7 +64,7 @@ pub(super) struct Cluster {
 impl ClusterArgs {
     /// Opens the authority, or makes it, which waits for the API.
     pub(super) async fn open(&self, dir: &DirArgs) -> Result<Cluster, CaServeError> {
-        let client = kubernetes::client().await?;
+        let client = kubernetes::client(kubernetes::Retries::Client).await?;
         let namespace = self.namespace.as_deref();
         let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
         let authority = Arc::new(self.authority(dir, &client, &namespace).await?);

@@ -19,6 +19,8 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tower_service::Service;
 
+use crate::identity::BoxFuture;
+
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 #[derive(Clone, Default)]
@@ -32,6 +34,11 @@ struct State {
     served: BTreeSet<&'static str>,
     version: u64,
     away: bool,
+    /// Paths for which it says 403, watches too.
+    forbidden: BTreeSet<String>,
+    /// Paths for which it says nothing.
+    hanging: BTreeSet<String>,
+    asked: usize,
     /// Watches that start where the server does not remember.
     forgotten: BTreeSet<String>,
     /// Whether lists may be streamed.
@@ -115,6 +122,29 @@ impl Fake {
         self.lock().away = false;
     }
 
+    /// Forbids a path, and ends its watches, until [`Self::allow`].
+    pub(super) fn forbid(&self, path: &str) {
+        let mut state = self.lock();
+        state.forbidden.insert(path.to_owned());
+        state.watches.retain(|(it, _)| it != path);
+    }
+
+    pub(super) fn allow(&self, path: &str) {
+        self.lock().forbidden.remove(path);
+    }
+
+    /// Never answers about a path again, and ends its watches.
+    pub(super) fn hang(&self, path: &str) {
+        let mut state = self.lock();
+        state.hanging.insert(path.to_owned());
+        state.watches.retain(|(it, _)| it != path);
+    }
+
+    /// How many requests there were.
+    pub(super) fn asked(&self) -> usize {
+        self.lock().asked
+    }
+
     /// The paths that were listed, in order.
     pub(super) fn lists(&self) -> Vec<String> {
         self.lock().lists.clone()
@@ -126,8 +156,12 @@ impl Fake {
 
     fn answer(&self, path: &str, query: &str) -> io::Result<Answer> {
         let mut state = self.lock();
+        state.asked += 1;
         if state.away {
             return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        if state.forbidden.contains(path) {
+            return Ok(json_answer(403, &status(403, "this is forbidden here")));
         }
         if path == "/apis" {
             return Ok(json_answer(200, &state.discovery()));
@@ -206,15 +240,20 @@ impl State {
 impl Service<Request<Body>> for Fake {
     type Response = Answer;
     type Error = io::Error;
-    type Future = std::future::Ready<io::Result<Answer>>;
+    type Future = BoxFuture<'static, io::Result<Answer>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let uri = request.uri();
-        std::future::ready(self.answer(uri.path(), uri.query().unwrap_or_default()))
+        let (fake, uri) = (self.clone(), request.uri().clone());
+        Box::pin(async move {
+            if fake.lock().hanging.contains(uri.path()) {
+                std::future::pending::<()>().await;
+            }
+            fake.answer(uri.path(), uri.query().unwrap_or_default())
+        })
     }
 }
 
