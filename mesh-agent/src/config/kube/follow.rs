@@ -111,11 +111,17 @@ fn is_gone(error: &Error) -> bool {
     }
 }
 
-/// With its causes: the first layer of an error seldom says what happened.
+/// With its causes: the first layer of an error seldom says what happened. Of what the server
+/// refuses, its own words: the whole of its answer is a page of fields.
 pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = Some(error);
     while let Some(error) = cause {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref()
+            && !status.message.is_empty()
+        {
+            return format!("{} ({})", status.message, status.code);
+        }
         let more = error.to_string();
         if !text.contains(&more) {
             text = format!("{text}: {more}");

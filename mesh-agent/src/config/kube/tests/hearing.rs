@@ -65,8 +65,8 @@ async fn a_kind_that_is_lost_alone_is_named() {
     fake.forbid(POLICIES);
     until_heard(&health, |health| health.away().is_some()).await;
     let what = missing(&health);
-    assert!(what.starts_with("authorizationpolicies.security.istio.io not heard"));
-    assert!(what.contains("forbidden here"), "{what}");
+    let wanted = "authorizationpolicies.security.istio.io not heard: this is forbidden here (403)";
+    assert_eq!(what, wanted);
     // The others' coming back brings a try, and no more than that.
     fake.go_away();
     tokio::time::sleep(LONG).await;
