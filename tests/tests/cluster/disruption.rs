@@ -176,13 +176,17 @@ fn server(apps: Apps, node: &Node) -> Apps {
     apps.pod(&format!("server-{name}"), name, &container, "")
 }
 
-/// Some fifty connections a second.
 fn client(apps: Apps, node: &Node, targets: &str) -> Apps {
     let name = node.name();
-    let how = "flood, --until-told, --threads, '2', --pause, '40'";
-    let container = format!("args: [{how}, --targets, '{targets}']");
     let pod = format!("flood-{name}");
-    apps.pod(&pod, name, &container, "restartPolicy: Never")
+    apps.pod(&pod, name, &flooding(targets), "restartPolicy: Never")
+}
+
+/// What makes a container of the image `traffic` connect to these all the time, some fifty times a
+/// second.
+pub(crate) fn flooding(targets: &str) -> String {
+    let how = "flood, --until-told, --threads, '2', --pause, '40'";
+    format!("args: [{how}, --targets, '{targets}']")
 }
 
 /// Fails unless all of them arrived, and some did.
