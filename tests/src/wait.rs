@@ -7,6 +7,9 @@ use anyhow::{Result, bail};
 /// Multiplies every deadline; set for kernels that run under software emulation.
 pub const SLOWNESS: &str = "ISTHMUS_TEST_SLOWNESS";
 
+/// The shortest and the longest pause between two questions.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(300)];
+
 /// `seconds`, multiplied by [`SLOWNESS`] where that is set.
 ///
 /// Deadlines only end a test that is stuck; nothing asserts how long a thing took.
@@ -19,7 +22,9 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds.saturating_mul(factor))
 }
 
-/// Polls `condition` until it is `Some`.
+/// Polls `condition` until it is `Some`, with a pause after each question that is as long as it
+/// took: one that starts programs, such as kubectl, shall not take the processors from what is
+/// awaited.
 ///
 /// # Errors
 /// Says `what` was awaited for how long, and what was `last_seen`, when `patience` runs out.
@@ -31,6 +36,7 @@ pub fn until<T>(
 ) -> Result<T> {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         let last_error = match condition() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
@@ -45,7 +51,7 @@ pub fn until<T>(
                 last_seen()
             );
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(asked.elapsed().clamp(PAUSES[0], PAUSES[1]));
     }
 }
 
