@@ -22,7 +22,22 @@ fn apps(readiness: &str) -> Apps {
 fn running(cluster: &Cluster) -> Result<Namespace<'_>> {
     let namespace = cluster.namespace("plain")?;
     namespace.run(&apps("grpc: {port: 9000}"))?;
+    // The nodes' proxies hear of an endpoint after its pod is ready.
+    for family in ["-4", "-6"] {
+        let ask = || namespace.curl("client", family, "http://nginx:8080/");
+        wait_answer(&format!("nginx answers with {family}"), ask)?;
+    }
+    wait_answer("PostgreSQL answers", || namespace.sql("select 1"))?;
     Ok(namespace)
+}
+
+fn wait_answer(what: &str, ask: impl Fn() -> Result<String>) -> Result<()> {
+    wait::until(
+        what,
+        wait::patience(30),
+        || ask().map(|_| Some(())),
+        String::new,
+    )
 }
 
 #[test]
