@@ -7,9 +7,6 @@ use anyhow::{Result, bail};
 /// Multiplies every deadline; set for kernels that run under software emulation.
 pub const SLOWNESS: &str = "ISTHMUS_TEST_SLOWNESS";
 
-/// The shortest and the longest pause between two questions.
-const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(300)];
-
 /// `seconds`, multiplied by [`SLOWNESS`] where that is set.
 ///
 /// Deadlines only end a test that is stuck; nothing asserts how long a thing took.
@@ -22,9 +19,7 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds.saturating_mul(factor))
 }
 
-/// Polls `condition` until it is `Some`, with a pause after each question that is as long as it
-/// took: one that starts programs, such as kubectl, shall not take the processors from what is
-/// awaited.
+/// Polls `condition` until it is `Some`.
 ///
 /// # Errors
 /// Says `what` was awaited for how long, and what was `last_seen`, when `patience` runs out.
@@ -36,7 +31,6 @@ pub fn until<T>(
 ) -> Result<T> {
     let start = Instant::now();
     loop {
-        let asked = Instant::now();
         let last_error = match condition() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
@@ -51,7 +45,7 @@ pub fn until<T>(
                 last_seen()
             );
         }
-        std::thread::sleep(asked.elapsed().clamp(PAUSES[0], PAUSES[1]));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
