@@ -11,6 +11,7 @@ pub mod mesh;
 pub mod capabilities;
 pub mod capture;
 pub mod cgroup;
+pub mod folder;
 pub mod leftovers;
 pub mod netns;
 pub mod process;

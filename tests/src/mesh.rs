@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
 
 pub use self::authority::Authority;
 pub use self::node::Node;
@@ -25,7 +24,8 @@ pub use self::objects::{Mtls, ServicePort};
 pub use self::pod::{Pod, PodSpec};
 use crate::capture::Capture;
 use crate::cgroup::Cgroup;
-use crate::leftovers::{self, remove_folder, unique_name};
+use crate::folder::Folder;
+use crate::leftovers::{self, unique_name};
 use crate::netns::Netns;
 
 /// The world that a test builds.
@@ -77,7 +77,7 @@ impl Mesh {
         let mesh = Self {
             world: Arc::new(World {
                 cgroup: Cgroup::create(&name)?,
-                folder: Folder::create(&name)?,
+                folder: Folder::create(&name, &["config", "state"])?,
                 bridge,
                 name,
                 next_host: AtomicU16::new(2),
@@ -187,19 +187,19 @@ impl Mesh {
     /// The folder in which the embedded authority keeps its root.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.world.folder.path.join("state")
+        self.world.folder.path().join("state")
     }
 
     /// A folder for a test's own files, which anybody can enter.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
-        self.world.folder.path.clone()
+        self.world.folder.path().to_owned()
     }
 
     /// The folder of the whole world: configuration, state, and a folder for each node.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.world.folder.path
+        self.world.folder.path()
     }
 
     /// The namespace in which the bridge is.
@@ -220,7 +220,7 @@ const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 1);
 
 impl World {
     fn config(&self) -> PathBuf {
-        self.folder.path.join("config")
+        self.folder.path().join("config")
     }
 
     fn write(&self, file: &str, yaml: &str) -> Result<()> {
@@ -273,40 +273,5 @@ impl Drop for World {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-    }
-}
-
-/// The folder of a world: configuration, state, sockets, logs, and a bpffs of its own for pins.
-#[derive(Debug)]
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn create(name: &str) -> Result<Self> {
-        let path = leftovers::folder(name);
-        // Its parent may be anybody's: what somebody else put there beforehand is not used.
-        for part in ["", "config", "state", "bpf"] {
-            fs::create_dir(path.join(part))
-                .with_context(|| format!("making {}", path.display()))?;
-        }
-        let folder = Self { path };
-        mount(
-            Some("bpf"),
-            &folder.path.join("bpf"),
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&Path>,
-        )
-        .context("mounting a bpffs: is this root, on a kernel with BPF?")?;
-        Ok(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = remove_folder(&self.path) {
-            eprintln!("{} stays behind: {error:#}", self.path.display());
-        }
     }
 }

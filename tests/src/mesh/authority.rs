@@ -47,10 +47,10 @@ impl Authority {
     }
 
     fn at(world: Arc<World>, dir: &str) -> Result<Self> {
-        let folder = world.folder.path.join("authority");
+        let folder = world.folder.path().join("authority");
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self {
-            dir: world.folder.path.join(dir),
+            dir: world.folder.path().join(dir),
             folder,
             listen: free_port()?,
             server: Mutex::default(),

@@ -28,7 +28,7 @@ use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
 use crate::process::own_program;
 use crate::report;
-use crate::wait::{patience, until};
+use crate::wait::{patience, until, wait_until};
 
 /// A node; its agents are killed on drop, and their log is printed when the test failed.
 #[derive(Debug)]
@@ -63,12 +63,12 @@ struct AgentPod {
 
 impl Node {
     pub(super) fn create(world: Arc<World>, name: &str) -> Result<Self> {
-        let folder = world.folder.path.join(name);
+        let folder = world.folder.path().join(name);
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self {
             name: name.to_owned(),
             config: world.config(),
-            state: world.folder.path.join("state"),
+            state: world.folder.path().join("state"),
             folder,
             agents: Mutex::default(),
             options: Mutex::default(),
@@ -226,13 +226,19 @@ impl Node {
         self.launch_at(free_port()?)
     }
 
-    /// Starts another agent with the very options of the one that runs, to take its place.
+    /// Starts another agent with the very options of the one that runs, and waits until it has
+    /// taken its place: it answers, and is ready. The old one runs on.
     ///
     /// # Errors
     /// Fails when none runs.
-    pub fn launch_in_place(&self) -> Result<()> {
+    pub fn take_over(&self) -> Result<()> {
+        let old = self.pid()?;
         let admin = self.lock().last().map(|agent| agent.admin);
-        self.launch_at(admin.with_context(|| format!("no agent runs on {}", self.name))?)
+        self.launch_at(admin.with_context(|| format!("no agent runs on {}", self.name))?)?;
+        wait_until("the new agent answers and is ready", || {
+            self.cli("status")
+                .is_ok_and(|status| status["pid"] != old && status["ready"] == true)
+        })
     }
 
     /// Starts another agent beside the one that runs, called `instance`, which is to take its

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use isthmus_tests::cluster::{Cluster, Namespace, Node, SYSTEM};
+use isthmus_tests::cluster::{Apps, Cluster, Namespace, Node, SYSTEM};
 use isthmus_tests::process;
 use isthmus_tests::wait::{patience, until};
 use serde_json::Value;
@@ -69,9 +69,7 @@ impl<'a> Floods<'a> {
     /// Starts them in the namespace, and waits until connections arrive.
     pub(crate) fn start(cluster: &Cluster, namespace: &'a Namespace<'a>) -> Result<Self> {
         let nodes = cluster.nodes();
-        for node in &nodes {
-            namespace.apply(&server(node.name()))?;
-        }
+        namespace.apply(nodes.iter().fold(Apps::new(), server).yaml())?;
         let mut targets = Vec::new();
         for node in &nodes {
             let name = node.name();
@@ -82,9 +80,8 @@ impl<'a> Floods<'a> {
         }
         wait_enrolled(cluster, namespace, [1, 1])?;
         let targets = targets.join(",");
-        for node in &nodes {
-            namespace.apply(&client(node.name(), &targets))?;
-        }
+        let clients = |apps, node| client(apps, node, &targets);
+        namespace.apply(nodes.iter().fold(Apps::new(), clients).yaml())?;
         let mut clients = Vec::new();
         for node in &nodes {
             let pod = format!("flood-{}", node.name());
@@ -170,41 +167,26 @@ impl Client {
     }
 }
 
-fn server(node: &str) -> String {
-    format!(
-        r"
-apiVersion: v1
-kind: Pod
-metadata: {{name: server-{node}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {node}}}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: isthmus-test/traffic:1
-    args: [serve, banner, {node}]
-    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
-"
-    )
+fn server(apps: Apps, node: &Node) -> Apps {
+    let name = node.name();
+    let container = format!(
+        "args: [serve, banner, {name}], \
+         readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}"
+    );
+    apps.pod(&format!("server-{name}"), name, &container, "")
 }
 
-/// Some fifty connections a second.
-fn client(node: &str, targets: &str) -> String {
-    format!(
-        r"
-apiVersion: v1
-kind: Pod
-metadata: {{name: flood-{node}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {node}}}
-  terminationGracePeriodSeconds: 1
-  restartPolicy: Never
-  containers:
-  - name: main
-    image: isthmus-test/traffic:1
-    args: [flood, --until-told, --threads, '2', --pause, '40', --targets, '{targets}']
-"
-    )
+fn client(apps: Apps, node: &Node, targets: &str) -> Apps {
+    let name = node.name();
+    let pod = format!("flood-{name}");
+    apps.pod(&pod, name, &flooding(targets), "restartPolicy: Never")
+}
+
+/// What makes a container of the image `traffic` connect to these all the time, some fifty times a
+/// second.
+pub(crate) fn flooding(targets: &str) -> String {
+    let how = "flood, --until-told, --threads, '2', --pause, '40'";
+    format!("args: [{how}, --targets, '{targets}']")
 }
 
 /// Fails unless all of them arrived, and some did.

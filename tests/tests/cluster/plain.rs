@@ -1,106 +1,55 @@
 //! The cluster without the mesh: what is asserted of the mesh later must hold here, too.
 
 use anyhow::{Context, Result, ensure};
-use isthmus_tests::cluster::{Cluster, Namespace};
+use isthmus_tests::cluster::{Apps, Cluster, Namespace};
 use isthmus_tests::wait;
 
 /// A client on n1, and on n2: nginx with one probe of each kind, and PostgreSQL; each has a
-/// service.
-const APPS: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n1}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: isthmus-test/curl:1, command: [/bin/sleep, '1000000']}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: nginx, labels: {app: nginx}}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n2}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: isthmus-test/nginx:1
-    startupProbe: {tcpSocket: {port: 80}, periodSeconds: 1}
-    readinessProbe: {grpc: {port: 9000}, periodSeconds: 1}
-    livenessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: nginx}
-spec: {selector: {app: nginx}, ipFamilyPolicy: RequireDualStack, ports: [{port: 8080, targetPort: 80}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: postgres, labels: {app: postgres}}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n2}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: isthmus-test/postgres:1
-    readinessProbe: {tcpSocket: {port: 5432}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: psql}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n1}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: isthmus-test/postgres:1, command: [/bin/sleep, '1000000']}
----
-apiVersion: v1
-kind: Service
-metadata: {name: postgres}
-spec: {selector: {app: postgres}, ports: [{port: 5432}]}
-";
+/// service. `readiness` is nginx's probe of that kind.
+fn apps(readiness: &str) -> Apps {
+    let probes = format!(
+        "startupProbe: {{tcpSocket: {{port: 80}}, periodSeconds: 1}}, \
+         readinessProbe: {{{readiness}, periodSeconds: 1}}, \
+         livenessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1}}"
+    );
+    Apps::new()
+        .idle("curl", "client", "n1")
+        .of_image("nginx", "nginx", "n2", &probes)
+        .service("nginx", "{port: 8080, targetPort: 80}")
+        .postgres()
+}
 
-fn apps(cluster: &Cluster) -> Result<Namespace<'_>> {
+fn running(cluster: &Cluster) -> Result<Namespace<'_>> {
     let namespace = cluster.namespace("plain")?;
-    namespace.apply(APPS)?;
-    for pod in ["client", "nginx", "postgres", "psql"] {
-        namespace.wait("condition=Ready", &format!("pod/{pod}"))?;
+    namespace.run(&apps("grpc: {port: 9000}"))?;
+    // The nodes' proxies hear of an endpoint after its pod is ready.
+    for family in ["-4", "-6"] {
+        let ask = || namespace.curl("client", family, "http://nginx:8080/");
+        wait_answer(&format!("nginx answers with {family}"), ask)?;
     }
+    wait_answer("PostgreSQL answers", || namespace.sql("select 1"))?;
     Ok(namespace)
+}
+
+fn wait_answer(what: &str, ask: impl Fn() -> Result<String>) -> Result<()> {
+    wait::until(
+        what,
+        wait::patience(30),
+        || ask().map(|_| Some(())),
+        String::new,
+    )
 }
 
 #[test]
 fn services_answer_by_name_across_nodes() -> Result<()> {
     let cluster = Cluster::attach()?;
-    let namespace = apps(&cluster)?;
-    let curl = |family: &str, host: &str| {
-        let url = format!("http://{host}:8080/");
-        let words = [
-            "curl",
-            family,
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "10",
-            &url,
-        ];
-        namespace.exec("client", &words)
-    };
+    let namespace = running(&cluster)?;
     let full = format!("nginx.{}.svc.cluster.local", namespace.name());
     for (family, host) in [("-4", "nginx"), ("-6", "nginx"), ("-4", full.as_str())] {
-        assert_eq!(curl(family, host)?.trim(), "nginx", "{family} {host}");
+        let answer = namespace.curl("client", family, &format!("http://{host}:8080/"))?;
+        assert_eq!(answer, "nginx", "{family} {host}");
     }
-    let answer = namespace.exec(
-        "psql",
-        &[
-            "psql",
-            "--host=postgres",
-            "--username=postgres",
-            "-tAc",
-            "select 6 * 7",
-        ],
-    )?;
-    assert_eq!(answer.trim(), "42");
+    assert_eq!(namespace.sql("select 6 * 7")?, "42");
     Ok(())
 }
 
@@ -109,7 +58,7 @@ fn what_a_probe_asks_decides_readiness() -> Result<()> {
     let cluster = Cluster::attach()?;
     let namespace = cluster.namespace("probes")?;
     // The health service listens on 9000: on 80, gRPC finds HTTP/1.
-    namespace.apply(&APPS.replace("grpc: {port: 9000}", "grpc: {port: 80}"))?;
+    namespace.apply(apps("grpc: {port: 80}").yaml())?;
     wait::until(
         "an event tells of the failed probe",
         wait::patience(60),
@@ -159,17 +108,9 @@ fn a_node_looks_like_a_machine() -> Result<()> {
 #[test]
 fn frames_between_nodes_cross_the_bridge() -> Result<()> {
     let cluster = Cluster::attach()?;
-    let namespace = apps(&cluster)?;
+    let namespace = running(&cluster)?;
     let capture = isthmus_tests::capture::Capture::start(&cluster.bridge()?)?;
-    let words = [
-        "curl",
-        "-4",
-        "--silent",
-        "--max-time",
-        "10",
-        "http://nginx:8080/seen-on-the-wire",
-    ];
-    namespace.exec("client", &words)?;
+    namespace.curl("client", "-4", "http://nginx:8080/seen-on-the-wire")?;
     let recording = capture.stop()?;
     ensure!(
         recording.contains(b"/seen-on-the-wire"),

@@ -1,25 +1,17 @@
 //! Parts of the cluster go away and come back.
 
 use anyhow::Result;
-use isthmus_tests::cluster::Cluster;
+use isthmus_tests::cluster::{Apps, Cluster};
 
-const SLEEPER: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: sleeper}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n2}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: isthmus-test/busybox:1, command: [/bin/sleep, '1000000']}
-";
+fn sleeper() -> Apps {
+    Apps::new().idle("busybox", "sleeper", "n2")
+}
 
 #[test]
 fn the_api_server_goes_and_comes_back() -> Result<()> {
     let cluster = Cluster::alone()?;
     let namespace = cluster.namespace("away")?;
-    namespace.apply(SLEEPER)?;
-    namespace.wait("condition=Ready", "pod/sleeper")?;
+    namespace.run(&sleeper())?;
     cluster.stop("api-server")?;
     let refused = cluster.kubectl(&["get", "nodes"]);
     cluster.start("api-server")?;
@@ -33,8 +25,7 @@ fn a_node_reboots_with_its_pods() -> Result<()> {
     let cluster = Cluster::alone()?;
     let namespace = cluster.namespace("reboot")?;
     let [_, node] = cluster.nodes();
-    namespace.apply(SLEEPER)?;
-    namespace.wait("condition=Ready", "pod/sleeper")?;
+    namespace.run(&sleeper())?;
     let pin = "/sys/fs/bpf/of-before";
     node.run(&["mkdir", pin])?;
     cluster.reboot(&node)?;

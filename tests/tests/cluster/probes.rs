@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use isthmus_tests::cluster::{Cluster, Namespace};
+use isthmus_tests::cluster::{Apps, Cluster, Namespace};
 use isthmus_tests::wait::{self, patience};
 use serde_json::Value;
 
@@ -16,23 +16,14 @@ const PODS: [(&str, &str); 3] = [
     ("grpc", "grpc: {port: 9000}"),
 ];
 
-fn pod(name: &str, probe: &str) -> String {
-    format!(
-        "---
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: n2}}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: isthmus-test/nginx:1
-    startupProbe: {{{probe}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 30}}
-    readinessProbe: {{{probe}, periodSeconds: 1, timeoutSeconds: 10}}
-    livenessProbe: {{{probe}, periodSeconds: 1, timeoutSeconds: 10}}
-"
-    )
+/// With a pod of one of them.
+fn probed(apps: Apps, (name, probe): (&str, &str)) -> Apps {
+    let often = "periodSeconds: 1, timeoutSeconds: 10";
+    let container = format!(
+        "startupProbe: {{{probe}, {often}, failureThreshold: 30}}, \
+         readinessProbe: {{{probe}, {often}}}, livenessProbe: {{{probe}, {often}}}"
+    );
+    apps.of_image("nginx", name, "n2", &container)
 }
 
 fn status(namespace: &Namespace<'_>, pod: &str) -> Result<Value> {
@@ -45,8 +36,7 @@ fn probes_of_all_kinds_reach_strict_pods() -> Result<()> {
     let namespace = cluster.meshed("probes")?;
     namespace.apply(STRICT)?;
     let agent = cluster.agent("n2")?;
-    namespace.apply(&PODS.map(|(name, probe)| pod(name, probe)).concat())?;
-    namespace.wait_all_ready()?;
+    namespace.run(&PODS.into_iter().fold(Apps::new(), probed))?;
     for (name, _) in PODS {
         agent.wait_state(namespace.name(), name, "enrolled")?;
         agent.wait_mode(namespace.name(), name, "STRICT")?;
@@ -78,8 +68,7 @@ fn probes_of_all_kinds_reach_strict_pods() -> Result<()> {
 fn the_other_address_is_asked(namespace: &Namespace<'_>) -> Result<()> {
     let six = namespace.address("http", 6)?;
     let probe = format!("httpGet: {{path: /of-the-other, port: 80, host: '{six}'}}");
-    namespace.apply(&pod("six", &probe))?;
-    namespace.wait("condition=Ready", "pod/six")?;
+    namespace.run(&probed(Apps::new(), ("six", &probe)))?;
     ensure!(
         namespace.logs("http")?.contains("GET /of-the-other"),
         "it was not asked at {six}"
@@ -113,22 +102,10 @@ fn a_server_that_fails_is_not_ready() -> Result<()> {
     let cluster = Cluster::with_mesh()?;
     let namespace = cluster.meshed("failing")?;
     namespace.apply(STRICT)?;
-    namespace.apply(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {name: server}
-spec:
-  nodeSelector: {kubernetes.io/hostname: n1}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: isthmus-test/traffic:1
-    command: [/bin/sh, -c, 'while ! [ -e /stopped ]; do traffic serve banner blue; done; sleep 1000000']
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
-",
-    )?;
-    namespace.wait_all_ready()?;
+    let container = "command: [/bin/sh, -c, 'while ! [ -e /stopped ]; do traffic serve banner blue; \
+                     done; sleep 1000000'], \
+                     readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}";
+    namespace.run(&Apps::new().pod("server", "n1", container, ""))?;
     namespace.exec(
         "server",
         &["sh", "-c", "touch /stopped; kill -9 $(pidof traffic)"],

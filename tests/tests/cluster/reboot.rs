@@ -31,8 +31,7 @@ fn after_a_reboot_no_pod_sends_a_byte_outside_the_mesh() -> Result<()> {
     let stays = stays.name();
     namespace.run(&Apps::new().server("server", stays, &format!("serve banner {stays}")))?;
     let to = namespace.address("server", 4)?;
-    let flood = "flood, --until-told, --threads, '2', --pause, '40'";
-    let client = format!("args: [{flood}, --targets, '{to}:8080={stays}']");
+    let client = disruption::flooding(&format!("{to}:8080={stays}"));
     namespace.run(&Apps::new().pod("client", node.name(), &client, ""))?;
     let right = |log: &str| {
         log.lines()

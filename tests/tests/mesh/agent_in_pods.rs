@@ -4,7 +4,6 @@
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::mesh::{Mtls, PodSpec};
 use isthmus_tests::traffic::Flood;
-use isthmus_tests::wait::wait_until;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -120,13 +119,8 @@ fn an_agent_in_another_pod_takes_over() -> Result<()> {
     let flood = Flood::start(&pair.client, 4, &[(pair.server.v4(7000), "blue")])?;
     for node in [&pair.a, &pair.b] {
         flood.wait_right()?;
-        let old = node.pid()?;
         node.put_agents_in_pod("agent-2", true)?;
-        node.launch_in_place()?;
-        wait_until("the new agent answers and is ready", || {
-            node.cli("status")
-                .is_ok_and(|status| status["pid"] != old && status["ready"] == true)
-        })?;
+        node.take_over()?;
         pair.wait_enrolled()?;
         shows_clients(&pair)?;
         node.signal_oldest(Signal::SIGTERM)?;

@@ -112,12 +112,7 @@ fn core_the_manifests_capabilities_are_enough() -> Result<()> {
     // Fails when a probe is not captured.
     pair.b.cli("audit --probe")?;
 
-    let old = pair.b.pid()?;
-    pair.b.launch_in_place()?;
-    wait_until("the new agent answers and is ready", || {
-        let status = pair.b.cli("status");
-        status.is_ok_and(|status| status["pid"] != old && status["ready"] == true)
-    })?;
+    pair.b.take_over()?;
     pair.b.signal_oldest(Signal::SIGTERM)?;
     let ended = pair.b.wait_oldest()?;
     ensure!(ended.success(), "the old agent ended with {ended}");

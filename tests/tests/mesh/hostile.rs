@@ -11,7 +11,7 @@ use isthmus_tests::wait::{patience, wait_until};
 
 use self::intruder::{Answer, Intruder};
 use crate::bulk::resident;
-use crate::pair::{Banner, Pair};
+use crate::pair::Pair;
 
 const MESH: &str = "spiffe://cluster.local/ns/default/sa/intruder";
 
@@ -40,12 +40,7 @@ impl Siege {
 
     /// The mesh still serves its own.
     fn ensure_serving(&self) -> Result<()> {
-        let seen = self
-            .pair
-            .client
-            .client(&format!("connect {}", self.pair.server.v4(8080)))?;
-        ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
-        Ok(())
+        self.pair.ensure_blue()
     }
 
     fn ask(&self, intruder: &Intruder, authority: &str) -> Result<Answer> {

@@ -35,11 +35,7 @@ fn core_strict_refuses_plaintext() -> Result<()> {
         "{line}"
     );
     // From the mesh it goes on.
-    let seen = pair
-        .client
-        .client(&format!("connect {}", pair.server.v4(8080)))?;
-    ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
-    Ok(())
+    pair.ensure_blue()
 }
 
 /// PERMISSIVE relays it, and the application sees the client as if nothing were between.

@@ -1,6 +1,6 @@
 //! Outbound in places of its own: the same node, another node that is away, a pod of one family.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use isthmus_tests::mesh::PodSpec;
 
 use crate::pair::{Banner, Pair, ensure_reset};
@@ -11,10 +11,7 @@ fn the_other_node_is_gone_for_a_while() -> Result<()> {
     let pair = Pair::start()?;
     let _server = pair.server.serve("serve banner blue")?;
     let to = pair.server.v4(8080);
-    ensure!(
-        Banner::of(&pair.client.client(&format!("connect {to}"))?)?.name == "blue",
-        "before"
-    );
+    pair.ensure_blue().context("before")?;
     pair.b.kill9()?;
     let capture = pair.mesh.capture()?;
     let seen = pair
@@ -27,11 +24,7 @@ fn the_other_node_is_gone_for_a_while() -> Result<()> {
     );
     pair.b.start()?;
     pair.b.wait_enrolled(&pair.server)?;
-    ensure!(
-        Banner::of(&pair.client.client(&format!("connect {to}"))?)?.name == "blue",
-        "after"
-    );
-    Ok(())
+    pair.ensure_blue().context("after")
 }
 
 /// Two pods of one node talk through their agent, as themselves.

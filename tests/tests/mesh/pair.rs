@@ -60,6 +60,14 @@ impl Pair {
         self.a.wait_enrolled(&self.client)?;
         self.b.wait_enrolled(&self.server)
     }
+
+    /// Fails unless the client reaches `serve banner blue` on the server's port 8080.
+    pub(crate) fn ensure_blue(&self) -> Result<()> {
+        let to = self.server.v4(8080);
+        let seen = self.client.client(&format!("connect {to}"))?;
+        ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
+        Ok(())
+    }
 }
 
 /// What a `banner` server said of a connection.

@@ -7,7 +7,7 @@ use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::wait_until;
 use serde_json::json;
 
-use crate::pair::{Banner, Pair, ensure_reset};
+use crate::pair::{Pair, ensure_reset};
 
 /// A policy of the namespace in which the tests' pods are.
 fn authorization(name: &str, spec: &str) -> String {
@@ -54,11 +54,7 @@ fn a_denied_connection_does_not_cross_the_network() -> Result<()> {
     ensure!(recording.syns().is_empty(), "{:?}", recording.syns());
     pair.a
         .after(|| pair.b.after(|| pair.mesh.remove("no-client")))?;
-    let seen = pair
-        .client
-        .client(&format!("connect {}", pair.server.v4(8080)))?;
-    ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
-    Ok(())
+    pair.ensure_blue()
 }
 
 /// The destination does not take the source's word: a source agent that knows nothing of the
@@ -143,11 +139,7 @@ fn a_dry_run_enforces_nothing() -> Result<()> {
     );
     pair.a
         .after(|| pair.b.after(|| pair.mesh.write("trial", &text)))?;
-    let seen = pair
-        .client
-        .client(&format!("connect {}", pair.server.v4(8080)))?;
-    ensure!(Banner::of(&seen)?.name == "blue", "{seen}");
-    Ok(())
+    pair.ensure_blue()
 }
 
 /// One port may be STRICT in a PERMISSIVE mesh, and a connection of before is cut on it.
@@ -203,9 +195,5 @@ fn a_broken_policy_never_opens() -> Result<()> {
         "{problems}"
     );
     apply(&pair, "guard", "{rules: [{}]}")?;
-    wait_until("it is mended", || {
-        pair.client
-            .client(&format!("connect {}", pair.server.v4(8080)))
-            .is_ok_and(|seen| Banner::of(&seen).is_ok_and(|banner| banner.name == "blue"))
-    })
+    wait_until("it is mended", || pair.ensure_blue().is_ok())
 }

@@ -217,12 +217,7 @@ fn taken_over_without_a_loss() -> Result<()> {
     for node in [&pair.a, &pair.b] {
         flood.wait_right()?;
         let talk = Talk::open(&pair.client, pair.server.v6(7000))?;
-        let old = node.pid()?;
-        node.launch_in_place()?;
-        wait_until("the new agent answers and is ready", || {
-            node.cli("status")
-                .is_ok_and(|status| status["pid"] != old && status["ready"] == true)
-        })?;
+        node.take_over()?;
         pair.wait_enrolled()?;
         flood.wait_right()?;
         node.signal_oldest(Signal::SIGTERM)?;

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use isthmus_tests::cgroup::Cgroup;
-use isthmus_tests::leftovers::{self, remove_folder};
+use isthmus_tests::folder::Folder;
+use isthmus_tests::leftovers;
 use isthmus_tests::netns::Netns;
 use isthmus_tests::process::Process;
-use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use super::api::{Api, Call};
@@ -36,7 +36,7 @@ impl Bed {
     pub(crate) async fn create(api: &Api) -> Result<Self> {
         let uid = announce(api).await?;
         let name = leftovers::unique_name();
-        let folder = Folder::create(&name)?;
+        let folder = Folder::create(&name, &["run", "state"])?;
         let cgroup = Cgroup::create(&name)?;
         let agent = cgroup.child("agent")?;
         let pods = cgroup.child("kubepods")?;
@@ -73,7 +73,7 @@ impl Bed {
 
     /// A folder of the agent's.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
-        self.folder.0.join(name)
+        self.folder.path().join(name)
     }
 }
 
@@ -105,34 +105,4 @@ async fn announce(api: &Api) -> Result<String> {
     api.call(Call::patch(format!("{inside}/pods/web/status"), status))
         .await?;
     Ok(uid)
-}
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create(name: &str) -> Result<Self> {
-        let folder = Self(leftovers::folder(name));
-        for part in ["", "bpf", "run", "state"] {
-            let path = folder.0.join(part);
-            fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        }
-        let bpf = folder.0.join("bpf");
-        mount(
-            Some("bpf"),
-            &bpf,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&Path>,
-        )
-        .context("mounting a bpffs: is this root, on a kernel with BPF?")?;
-        Ok(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = remove_folder(&self.0) {
-            eprintln!("{} stays behind: {error:#}", self.0.display());
-        }
-    }
 }

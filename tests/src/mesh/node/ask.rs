@@ -201,7 +201,7 @@ impl Node {
     /// Where the agent pins its programs and maps.
     #[must_use]
     pub fn pin_dir(&self) -> PathBuf {
-        self.world.folder.path.join("bpf").join(&self.name)
+        self.world.folder.path().join("bpf").join(&self.name)
     }
 
     /// The cgroup below which the node's pods are.
