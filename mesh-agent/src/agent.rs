@@ -45,6 +45,7 @@ use crate::proxy::{Generation, Shared, Workers};
 use audit::{Auditor, Scope};
 use authority::Identities;
 use fleet::Fleet;
+use statuses::Statuses;
 
 pub use authority::Authority;
 use view::{Phase, View};
@@ -356,7 +357,7 @@ async fn tend(
     fleet: &Fleet,
     auditor: &Auditor,
     source: &mut Source,
-    statuses: Option<JoinSet<()>>,
+    statuses: Option<Statuses>,
     asked: &mut mpsc::Receiver<audit::Answer>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -385,13 +386,20 @@ async fn tend(
                 // Whoever asked may have gone.
                 let _ = answer.send(auditor.report());
             }
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => {
+                if let Some(statuses) = statuses {
+                    statuses.end().await;
+                }
+                return;
+            }
         }
     }
     asked.close();
     auditor.retire();
     // What it knows is no longer what is true.
-    drop(statuses);
+    if let Some(statuses) = statuses {
+        statuses.end().await;
+    }
     // The sender is dropped with the process only.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -9,11 +9,11 @@ pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
         return "the configuration names no workload\n".into();
     }
     let columns = [
-        ("WORKLOAD", Kind::Elastic),
+        ("WORKLOAD", Kind::Whole),
         ("NODE", Kind::Elastic),
         ("STATE", Kind::Whole),
         ("MODE", Kind::Whole),
-        ("ADDRESSES", Kind::Elastic),
+        ("ADDRESSES", Kind::List),
         ("IDENTITY", Kind::Elastic),
         ("CERT", Kind::Number),
     ];
