@@ -175,8 +175,8 @@ fn pods_and_addresses_of_dual_stack_are_whole() {
         workloads::render(&[web]),
         "\
 WORKLOAD                  NODE              STATE     MODE        ADDRESSES                    IDENTITY       CERT
-shop/web-6d5f9c7b8-x2v4q  ip-10-0-…internal  enrolled  PERMISSIVE  10.244.2.117                 shop/sa/web  23h53m
-                                                          2001:db8:10:244:2:0:1234:11
+shop/web-6d5f9c7b8-x2v4q  ip-10-0-…nternal  enrolled  PERMISSIVE  10.244.2.117                 shop/sa/web  23h53m
+                                                                  2001:db8:10:244:2:0:1234:11
 "
     );
     let far = ConnectionInfo {
