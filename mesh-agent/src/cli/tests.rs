@@ -183,7 +183,7 @@ shop/web-6d5f9c7b8-x2v4q  ip-10-0-…nternal  enrolled  PERMISSIVE  10.244.2.117
         destination: "[2001:db8:10:244:2:0:1234:11]:5432".into(),
         ..connection(Direction::Outbound)
     };
-    let table = connections::render(&[far.clone()]);
+    let table = connections::render(std::slice::from_ref(&far));
     assert!(table.contains(&far.destination), "{table}");
 }
 

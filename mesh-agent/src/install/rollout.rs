@@ -152,7 +152,8 @@ fn trouble(pod: &Pod) -> Option<String> {
         let now = container.state.as_ref().and_then(of_state);
         let before = container.last_state.as_ref().and_then(of_state);
         match (now, before) {
-            (Some(now), Some(before)) => Some(format!("{now}, after it {before}")),
+            (Some(now), Some(before)) if now != before => Some(format!("{now}, after it {before}")),
+            // It ends so each time.
             (now, before) => now.or(before),
         }
     });
@@ -235,6 +236,15 @@ mod tests {
         assert_eq!(
             troubles(&[pod("a", status)]),
             ["pod a: CrashLoopBackOff, after it ended with exit code 1"]
+        );
+        let ended = json!({"terminated": {"exitCode": 1}});
+        let status = json!({"containerStatuses": [{
+            "name": "agent", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+            "state": ended.clone(), "lastState": ended,
+        }]});
+        assert_eq!(
+            troubles(&[pod("a", status)]),
+            ["pod a: ended with exit code 1"]
         );
     }
 
