@@ -14,7 +14,7 @@ pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
         ("STATE", Kind::Whole),
         ("MODE", Kind::Whole),
         ("ADDRESSES", Kind::List),
-        ("IDENTITY", Kind::Elastic),
+        ("IDENTITY", Kind::Whole),
         ("CERT", Kind::Number),
     ];
     let rows: Vec<_> = workloads.iter().map(row).collect();
