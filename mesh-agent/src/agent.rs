@@ -47,6 +47,7 @@ use authority::Identities;
 use fleet::Fleet;
 use front::Front;
 use starting::Starting;
+use statuses::Statuses;
 
 pub use authority::Authority;
 use view::{Phase, View};
@@ -344,7 +345,7 @@ async fn tend(
     fleet: &Fleet,
     auditor: &Auditor,
     source: &mut Source,
-    statuses: Option<JoinSet<()>>,
+    statuses: Option<Statuses>,
     asked: &mut mpsc::Receiver<audit::Answer>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -373,13 +374,20 @@ async fn tend(
                 // Whoever asked may have gone.
                 let _ = answer.send(auditor.report());
             }
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => {
+                if let Some(statuses) = statuses {
+                    statuses.end().await;
+                }
+                return;
+            }
         }
     }
     asked.close();
     auditor.retire();
     // What it knows is no longer what is true.
-    drop(statuses);
+    if let Some(statuses) = statuses {
+        statuses.end().await;
+    }
     // The sender is dropped with the process only.
     let _ = stop.wait_for(|stop| *stop).await;
 }

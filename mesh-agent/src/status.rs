@@ -14,6 +14,7 @@ mod policies;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -23,6 +24,10 @@ use crate::model::Problem;
 
 /// Who writes, as the API records it beside every field.
 const FIELD_MANAGER: &str = "isthmus";
+
+/// Time to give the lease up, which an API server that answers does in milliseconds. An agent
+/// that ends waits for it.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// What is true of the objects, as far as this agent knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,10 +77,12 @@ pub struct PodStatus {
     pub not_enrolled: Option<String>,
 }
 
-/// Writes statuses in the background for as long as it lives.
+/// Writes statuses in the background for as long as it lives. To be ended with [`Self::end`]
+/// where there is time: after a mere drop other agents wait until its lease runs out.
 pub struct Writer {
     latest: watch::Sender<Option<Arc<Snapshot>>>,
-    _tasks: JoinSet<()>,
+    policies: JoinSet<()>,
+    pods: JoinSet<()>,
 }
 
 impl Writer {
@@ -84,16 +91,35 @@ impl Writer {
     /// [`Self::update`]. To be called in a tokio runtime.
     pub fn new(client: Client, node: &str, namespace: &str) -> Self {
         let latest = watch::Sender::new(None);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(policies::write(
+        let (mut policies, mut pods) = (JoinSet::new(), JoinSet::new());
+        policies.spawn(policies::write(
             client.clone(),
             lease::Lease::new(client.clone(), namespace, node),
             latest.subscribe(),
         ));
-        tasks.spawn(pods::write(client, node.to_owned(), latest.subscribe()));
+        pods.spawn(pods::write(client, node.to_owned(), latest.subscribe()));
         Self {
             latest,
-            _tasks: tasks,
+            policies,
+            pods,
+        }
+    }
+
+    /// Writes nothing more, and leaves the policies to another agent. Returns within a second,
+    /// whether or not the API server answers.
+    pub async fn end(self) {
+        let Self {
+            latest,
+            mut policies,
+            pods,
+        } = self;
+        drop(pods);
+        drop(latest);
+        let ended = tokio::time::timeout(LIMIT, policies.join_next()).await;
+        if ended.is_err() {
+            tracing::warn!(
+                "the API server does not answer: the policies' statuses wait until this agent's lease runs out"
+            );
         }
     }
 
@@ -117,3 +143,6 @@ impl fmt::Debug for Writer {
 
 /// The latest snapshot, for a task that writes.
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::fleet::Fleet;
@@ -33,24 +34,49 @@ pub(super) struct Facts<'a> {
     pub(super) pending: HashMap<&'a str, &'a [Problem]>,
 }
 
-/// Writes statuses until what is returned is dropped.
-pub(super) fn keep(client: Client, node: &str, fleet: &Arc<Fleet>) -> JoinSet<()> {
+/// Statuses that are being written, until it is dropped.
+pub(super) struct Statuses {
+    end: oneshot::Sender<()>,
+    task: JoinSet<()>,
+}
+
+impl Statuses {
+    /// Writes nothing more, and lets another agent write the policies' at once. Returns within
+    /// the second that [`Writer::end`] takes at most.
+    pub(super) async fn end(self) {
+        let Self { end, mut task } = self;
+        drop(end);
+        task.join_next().await;
+    }
+}
+
+/// Writes statuses from here on.
+pub(super) fn keep(client: Client, node: &str, fleet: &Arc<Fleet>) -> Statuses {
     let writer = Writer::new(client, node, config::NAMESPACE);
-    let mut news = fleet.subscribe();
     let (fleet, node) = (Arc::clone(fleet), node.to_owned());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        loop {
-            // Before the look, so that no news in between is lost.
-            news.mark_unchanged();
-            writer.update(fleet.with_facts(&node, snapshot));
-            tokio::time::sleep(EVERY).await;
-            if news.changed().await.is_err() {
-                return;
-            }
+    let (end, ended) = oneshot::channel();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        tokio::select! {
+            () = tell(&writer, &fleet, &node) => {}
+            _ = ended => {}
         }
+        writer.end().await;
     });
-    tasks
+    Statuses { end, task }
+}
+
+async fn tell(writer: &Writer, fleet: &Fleet, node: &str) {
+    let mut news = fleet.subscribe();
+    loop {
+        // Before the look, so that no news in between is lost.
+        news.mark_unchanged();
+        writer.update(fleet.with_facts(node, snapshot));
+        tokio::time::sleep(EVERY).await;
+        if news.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What is to be written.

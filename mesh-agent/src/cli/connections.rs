@@ -12,7 +12,7 @@ pub(super) fn render(connections: &[ConnectionInfo]) -> String {
         ("DIR", Kind::Whole),
         ("POD", Kind::Elastic),
         ("PEER IDENTITY", Kind::Elastic),
-        ("DESTINATION", Kind::Elastic),
+        ("DESTINATION", Kind::Whole),
         ("SECURITY", Kind::Whole),
         ("SENT", Kind::Number),
         ("RECEIVED", Kind::Number),

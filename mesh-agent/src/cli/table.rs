@@ -3,8 +3,9 @@
 
 /// Characters that a line has at most, where the columns can be made to fit.
 pub(super) const WIDTH: usize = 100;
-/// Characters to which an elastic column is shortened at most.
-const NARROWEST: usize = 8;
+/// Characters to which an elastic column is shortened at most: less of a name tells nobody
+/// which one it is.
+const NARROWEST: usize = 16;
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -13,34 +14,68 @@ const GAP: &str = "  ";
 pub(super) enum Kind {
     /// To the left, and shortened in the middle when the line is too long.
     Elastic,
-    /// To the left, always whole.
+    /// To the left, always whole: what a person copies from it, or tells two rows apart by.
     Whole,
+    /// Several entries with commas between them, to the left and whole. Where the line is too
+    /// long they stand below each other.
+    List,
     /// To the right, always whole.
     Number,
 }
 
 /// Sets `rows` under the titles. Every row has as many cells as there are columns.
-pub(super) fn render(columns: &[(&str, Kind)], rows: &[Vec<String>]) -> String {
-    let widths = fit(columns, rows);
+pub(super) fn render<'a>(columns: &[(&str, Kind)], rows: &'a [Vec<String>]) -> String {
+    let whole = |row: &'a Vec<String>| row.iter().map(String::as_str).collect();
+    let mut lines: Vec<Vec<&str>> = rows.iter().map(whole).collect();
+    let mut widths = needed(columns, &lines);
+    if is_too_long(&widths) {
+        lines = rows.iter().flat_map(|row| stack(columns, row)).collect();
+        widths = fit(columns, needed(columns, &lines));
+    }
     let mut out = String::new();
     let titles = columns.iter().map(|(title, _)| *title);
     line(&mut out, columns, &widths, titles);
-    for row in rows {
-        line(&mut out, columns, &widths, row.iter().map(String::as_str));
+    for cells in lines {
+        line(&mut out, columns, &widths, cells.into_iter());
     }
     out
 }
 
-/// The width of each column: its longest cell, less what the line is too long by.
-fn fit(columns: &[(&str, Kind)], rows: &[Vec<String>]) -> Vec<usize> {
+/// The lines of a row, with the entries of its lists below each other.
+fn stack<'a>(columns: &[(&str, Kind)], row: &'a [String]) -> Vec<Vec<&'a str>> {
+    let entries = |((_, kind), cell): (&(&str, Kind), &'a String)| match kind {
+        Kind::List => cell.split(',').collect(),
+        Kind::Elastic | Kind::Whole | Kind::Number => vec![cell.as_str()],
+    };
+    let entries: Vec<_> = columns.iter().zip(row).map(entries).collect();
+    let height = entries.iter().map(Vec::len).max().unwrap_or(0);
+    let line = |n| {
+        entries
+            .iter()
+            .map(move |it| it.get(n).copied().unwrap_or_default())
+    };
+    (0..height).map(|n| line(n).collect()).collect()
+}
+
+/// The width of each column: that of its longest cell.
+fn needed(columns: &[(&str, Kind)], lines: &[Vec<&str>]) -> Vec<usize> {
     let mut widths: Vec<usize> = columns.iter().map(|(title, _)| length(title)).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(length(cell));
         }
     }
-    let gaps = GAP.len() * columns.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > WIDTH {
+    widths
+}
+
+fn is_too_long(widths: &[usize]) -> bool {
+    let gaps = GAP.len() * widths.len().saturating_sub(1);
+    widths.iter().sum::<usize>() + gaps > WIDTH
+}
+
+/// The widths, less what the line is too long by.
+fn fit(columns: &[(&str, Kind)], mut widths: Vec<usize>) -> Vec<usize> {
+    while is_too_long(&widths) {
         let widest = columns
             .iter()
             .zip(&mut widths)
@@ -71,7 +106,7 @@ fn line<'a>(
         let cell = shorten(cell, width);
         match kind {
             Kind::Number => out.push_str(&format!("{cell:>width$}")),
-            Kind::Elastic | Kind::Whole => out.push_str(&format!("{cell:<width$}")),
+            Kind::Elastic | Kind::Whole | Kind::List => out.push_str(&format!("{cell:<width$}")),
         }
     }
     let end = start + out[start..].trim_end().len();
@@ -145,6 +180,28 @@ mod tests {
         let long = "w".repeat(150);
         let table = render(&[("W", Kind::Whole)], &[row(&[&long])]);
         assert!(table.contains(&long));
+    }
+
+    #[test]
+    fn a_list_is_stacked_where_the_line_would_be_too_long_and_only_there() {
+        let columns = [("A", Kind::Whole), ("L", Kind::List), ("N", Kind::Number)];
+        let short = row(&["a", "10.0.0.1,fd00::1", "7"]);
+        let table = render(&columns, std::slice::from_ref(&short));
+        assert_eq!(table.lines().nth(1), Some("a  10.0.0.1,fd00::1  7"));
+        let name = "n".repeat(90);
+        let table = render(
+            &columns,
+            &[
+                row(&[&name, "10.0.0.1,fd00::1", "8"]),
+                row(&["b", "", ""]),
+                short,
+            ],
+        );
+        let lines: Vec<_> = table.lines().map(str::trim_end).collect();
+        assert_eq!(lines[1], format!("{name}  10.0.0.1  8"));
+        assert_eq!(lines[2], format!("{:90}  fd00::1", ""));
+        assert_eq!(lines[3], "b");
+        assert_eq!(lines[5].trim(), "fd00::1");
     }
 
     #[test]

@@ -156,6 +156,38 @@ shop/db-0: no network namespace at /run/netns/db; create it
 }
 
 #[test]
+fn pods_and_addresses_of_dual_stack_are_whole() {
+    let web = WorkloadStatus {
+        name: "web-6d5f9c7b8-x2v4q".into(),
+        namespace: "shop".into(),
+        node: "ip-10-0-3-17.eu-central-1.compute.internal".into(),
+        identity: "spiffe://cluster.local/ns/shop/sa/web".into(),
+        addresses: vec!["10.244.2.117".into(), "2001:db8:10:244:2:0:1234:11".into()],
+        local: true,
+        meshed: true,
+        state: WorkloadState::Enrolled,
+        mode: Some("PERMISSIVE".into()),
+        since_s: Some(9),
+        problems: vec![],
+        certificate_expires_in_s: Some(86_000),
+    };
+    assert_eq!(
+        workloads::render(&[web]),
+        "\
+WORKLOAD                  NODE              STATE     MODE        ADDRESSES                    IDENTITY       CERT
+shop/web-6d5f9c7b8-x2v4q  ip-10-0-…nternal  enrolled  PERMISSIVE  10.244.2.117                 shop/sa/web  23h53m
+                                                                  2001:db8:10:244:2:0:1234:11
+"
+    );
+    let far = ConnectionInfo {
+        destination: "[2001:db8:10:244:2:0:1234:11]:5432".into(),
+        ..connection(Direction::Outbound)
+    };
+    let table = connections::render(std::slice::from_ref(&far));
+    assert!(table.contains(&far.destination), "{table}");
+}
+
+#[test]
 fn the_status_for_people() {
     let status = Status {
         node: "left".into(),

@@ -9,12 +9,12 @@ pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
         return "the configuration names no workload\n".into();
     }
     let columns = [
-        ("WORKLOAD", Kind::Elastic),
+        ("WORKLOAD", Kind::Whole),
         ("NODE", Kind::Elastic),
         ("STATE", Kind::Whole),
         ("MODE", Kind::Whole),
-        ("ADDRESSES", Kind::Elastic),
-        ("IDENTITY", Kind::Elastic),
+        ("ADDRESSES", Kind::List),
+        ("IDENTITY", Kind::Whole),
         ("CERT", Kind::Number),
     ];
     let rows: Vec<_> = workloads.iter().map(row).collect();

@@ -152,7 +152,8 @@ fn trouble(pod: &Pod) -> Option<String> {
         let now = container.state.as_ref().and_then(of_state);
         let before = container.last_state.as_ref().and_then(of_state);
         match (now, before) {
-            (Some(now), Some(before)) => Some(format!("{now}, after it {before}")),
+            (Some(now), Some(before)) if now != before => Some(format!("{now}, after it {before}")),
+            // It ends so each time.
             (now, before) => now.or(before),
         }
     });
@@ -175,7 +176,19 @@ fn of_state(state: &ContainerState) -> Option<String> {
         });
     }
     let ended = state.terminated.as_ref()?;
-    Some(format!("ended with exit code {}", ended.exit_code))
+    let code = ended.exit_code;
+    Some(match ended.message.as_deref().and_then(last_words) {
+        Some(said) => format!("ended with exit code {code}: {said}"),
+        None => format!("ended with exit code {code}"),
+    })
+}
+
+/// Why it ended, of the end of its log, which its last line tells.
+fn last_words(log: &str) -> Option<String> {
+    let last = log.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    let line: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+    let said = line["error"].as_str().or(line["message"].as_str());
+    Some(said.unwrap_or(last).to_owned())
 }
 
 #[cfg(test)]
@@ -224,5 +237,32 @@ mod tests {
             troubles(&[pod("a", status)]),
             ["pod a: CrashLoopBackOff, after it ended with exit code 1"]
         );
+        let ended = json!({"terminated": {"exitCode": 1}});
+        let status = json!({"containerStatuses": [{
+            "name": "agent", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+            "state": ended.clone(), "lastState": ended,
+        }]});
+        assert_eq!(
+            troubles(&[pod("a", status)]),
+            ["pod a: ended with exit code 1"]
+        );
+    }
+
+    #[test]
+    fn what_a_container_said_last_is_told() {
+        let started = r#"{"level":"INFO","message":"starting"}"#;
+        let error = r#"{"level":"ERROR","message":"the agent stops","error":"it is no bpffs"}"#;
+        for (log, told) in [
+            (format!("{started}\n{error}\n\n"), "it is no bpffs"),
+            (started.to_owned(), "starting"),
+            ("thread 'main' panicked\nat x.rs".to_owned(), "at x.rs"),
+        ] {
+            let status = json!({"containerStatuses": [{
+                "name": "agent", "image": "x", "imageID": "", "ready": false, "restartCount": 1,
+                "state": {"terminated": {"exitCode": 1, "message": log}},
+            }]});
+            let told = format!("pod a: ended with exit code 1: {told}");
+            assert_eq!(troubles(&[pod("a", status)]), [told]);
+        }
     }
 }

@@ -14,8 +14,8 @@ pub enum InterceptError {
     NoObject,
     /// Not a directory of a bpffs mount.
     #[error(
-        "{} is not on a bpf file system; mount one (`mount -t bpf bpf /sys/fs/bpf`) or choose \
-         another --pin-dir",
+        "{} is not on a bpf file system; mount one (`mount -t bpf bpf /sys/fs/bpf`, and \
+         on the node itself where the agent runs in a pod) or choose another --pin-dir",
         .0.display()
     )]
     NotBpffs(PathBuf),

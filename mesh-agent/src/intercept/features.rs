@@ -135,7 +135,7 @@ fn bpffs(pin_dir: &Path) -> Feature {
         present: on_bpffs,
         needed: true,
         detail: format!("for the pins in {}", pin_dir.display()),
-        cure: "mount it (`mount -t bpf bpf /sys/fs/bpf`)",
+        cure: "mount it (`mount -t bpf bpf /sys/fs/bpf`, on the node itself)",
     }
 }
 

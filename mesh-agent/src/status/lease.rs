@@ -98,8 +98,33 @@ impl Lease {
         }
     }
 
+    /// Gives the lease up if it is held, so that nobody waits until it runs out. Where another
+    /// wrote meanwhile, it is left as that one wrote it.
+    pub(super) async fn release(&mut self) -> Result<(), Error> {
+        if !self.is_held() {
+            return Ok(());
+        }
+        self.held = None;
+        let found = self.api.get_opt(NAME).await?;
+        let Some(mut object) = found.filter(|it| holder(it) == Some(&self.me)) else {
+            return Ok(());
+        };
+        if let Some(spec) = &mut object.spec {
+            spec.holder_identity = None;
+        }
+        // The version that was read goes with it.
+        match self
+            .api
+            .replace(NAME, &PostParams::default(), &object)
+            .await
+        {
+            Err(Error::Api(status)) if status.code == 409 => Ok(()),
+            written => written.map(drop),
+        }
+    }
+
     fn may_take(&mut self, found: &Object, now: Instant) -> bool {
-        let holder = found.spec.as_ref().and_then(|s| s.holder_identity.as_ref());
+        let holder = holder(found);
         if holder.is_none_or(|holder| holder.is_empty() || *holder == self.me) {
             return true;
         }
@@ -140,6 +165,10 @@ impl Lease {
             }),
         }
     }
+}
+
+fn holder(lease: &Object) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref()
 }
 
 #[cfg(test)]

@@ -33,8 +33,23 @@ const GROUP: &str = "security.istio.io";
 /// The versions under which the kinds are served, the preferred one first.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
-/// Runs until the writer is dropped.
-pub(super) async fn write(client: Client, mut lease: Lease, mut latest: Latest) {
+/// Runs until nobody tells news any more, and gives the lease up then.
+pub(super) async fn write(client: Client, mut lease: Lease, latest: Latest) {
+    let mut told = latest.clone();
+    let ended = async { while told.changed().await.is_ok() {} };
+    tokio::select! {
+        // What is being asked or written then is left, whatever comes of it: each write is
+        // refused if it is not the next.
+        () = ended => {}
+        () = keep(&client, &mut lease, latest) => {}
+    }
+    if let Err(error) = lease.release().await {
+        tracing::warn!(%error,
+            "the lease of the policies' statuses cannot be given up: they wait until it runs out");
+    }
+}
+
+async fn keep(client: &Client, lease: &mut Lease, mut latest: Latest) {
     if latest.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -57,7 +72,7 @@ pub(super) async fn write(client: Client, mut lease: Lease, mut latest: Latest) 
             }
             () = tokio::time::sleep_until(compare), if lease.is_held() => {
                 let Some(snapshot) = latest.borrow().clone() else { continue };
-                let done = pass(&client, &mut lease, &snapshot).await;
+                let done = pass(client, lease, &snapshot).await;
                 let next = match done {
                     Ok(Done::All) => COMPARE,
                     Ok(Done::Again) => GATHER,

@@ -67,6 +67,18 @@ impl<'a> Talk<'a> {
         Ok(line.trim_start_matches("error ").to_owned())
     }
 
+    /// Ends the own direction and waits for the other's end.
+    ///
+    /// # Errors
+    /// Fails when that is not an orderly end.
+    pub fn close(&self) -> Result<()> {
+        self.namespace
+            .exec(self.pod, &["kill", "-TERM", &self.process])?;
+        let end = self.end()?;
+        ensure!(end == "ended", "the connection broke at its end: {end}");
+        Ok(())
+    }
+
     fn wait_line(&self, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let last = std::cell::RefCell::default();
         wait::until(

@@ -204,6 +204,21 @@ fn command_line(manifest: &Manifest) -> Vec<String> {
 }
 
 #[test]
+fn why_a_container_ended_is_in_its_pods_status() {
+    for (folder, manifests) in all_builds() {
+        for workload in workloads(&manifests) {
+            for container in list(template(workload), "containers") {
+                let policy = &container["terminationMessagePolicy"];
+                assert_eq!(
+                    policy, "FallbackToLogsOnError",
+                    "deploy/{folder}: {workload}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_binary_understands_what_the_manifests_tell_it() {
     let manifests = build("").unwrap();
     let agent = find(&manifests, "DaemonSet", AGENT);

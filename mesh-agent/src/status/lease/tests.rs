@@ -77,3 +77,44 @@ async fn an_error_does_not_lengthen_it() {
     lease.keep().await.unwrap_err();
     assert!(!lease.is_held());
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_given_up_is_free_at_once_and_no_others_is_taken_away() {
+    let api = server();
+    let (mut first, mut second) = (agent(&api, "a"), agent(&api, "b"));
+    assert!(first.attempt().await.unwrap());
+    assert!(!second.attempt().await.unwrap());
+    first.release().await.unwrap();
+    assert!(!first.is_held());
+    let last = api.asked(&Method::PUT, NAME).pop().unwrap().body;
+    assert_eq!(last["spec"]["holderIdentity"], Value::Null);
+    assert_eq!(last["metadata"]["resourceVersion"], "1");
+    assert!(second.attempt().await.unwrap());
+    // Nothing is written by one that does not hold it, whatever it believes.
+    let written = api.asked(&Method::PUT, NAME).len();
+    first.release().await.unwrap();
+    first.held = Some(Instant::now());
+    first.release().await.unwrap();
+    assert_eq!(api.asked(&Method::PUT, NAME).len(), written);
+    assert!(second.attempt().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_another_took_meanwhile_stays_theirs() {
+    let theirs = |holder: &str| {
+        json!({"metadata": {"name": NAME, "resourceVersion": "1"},
+        "spec": {"holderIdentity": holder}})
+    };
+    let holder = Arc::new(Mutex::new(String::new()));
+    let kept = Arc::clone(&holder);
+    let api = FakeApi::new(move |asked| match asked.method {
+        Method::GET => Reply::Json(theirs(&kept.lock().unwrap())),
+        _ => Reply::Fail(409, "Conflict"),
+    });
+    let mut lease = agent(&api, "a");
+    holder.lock().unwrap().clone_from(&lease.me);
+    lease.held = Some(Instant::now());
+    lease.release().await.unwrap();
+    let written = api.asked(&Method::PUT, NAME);
+    assert_eq!(written[0].body["metadata"]["resourceVersion"], "1");
+}
