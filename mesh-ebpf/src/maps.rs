@@ -71,8 +71,7 @@ pub static META: Array<Meta, 1> = Array::new();
 /// A sockhash with 8-byte values. aya-ebpf's has 4-byte values, and of those
 /// the kernel shows userspace nothing; of these it shows the socket's cookie,
 /// so that the agent can see whether a listener is in its slot.
-pub type ListenerHash =
-    Definition<Ip, u64, { BPF_MAP_TYPE_SOCKHASH as usize }, MAX_LISTENERS, 0>;
+pub type ListenerHash = Definition<Ip, u64, { BPF_MAP_TYPE_SOCKHASH as usize }, MAX_LISTENERS, 0>;
 
 /// A socket storage whose values go over to the sockets that a listener accepts;
 /// aya-ebpf's has no such flag.
