@@ -34,7 +34,7 @@ const COMPARE: Duration = Duration::from_secs(10);
 const REMIND: Duration = Duration::from_secs(30 * 60);
 
 /// The longest wait after an error.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Bytes of a reason in the annotation.
 const MAX_REASON: usize = 4096;
@@ -104,6 +104,9 @@ struct Pods {
     listed: bool,
     /// The events of this agent about pods that are not enrolled, by the pods' UID.
     said: HashMap<String, Said>,
+    /// Pods about which the API server takes nothing, as in a namespace that is being deleted, by
+    /// UID: when each is tried again, and how long that was put off.
+    refused: HashMap<String, (Instant, Duration)>,
 }
 
 struct Known {
@@ -129,6 +132,7 @@ impl Pods {
             fresh: HashMap::new(),
             listed: false,
             said: HashMap::new(),
+            refused: HashMap::new(),
         }
     }
 
@@ -147,45 +151,78 @@ impl Pods {
         }
     }
 
-    /// Brings every pod in line with the snapshot.
+    /// Brings every pod in line with the snapshot. What is refused about one pod keeps no other
+    /// from being written.
     async fn write(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        let Self {
+            client,
+            reporter,
+            known,
+            said,
+            refused,
+            ..
+        } = self;
         let told: HashMap<_, _> = snapshot
             .pods
             .iter()
             .map(|pod| (pod.uid.as_str(), pod))
             .collect();
-        self.said.retain(|uid, _| self.known.contains_key(uid));
-        for (uid, pod) in &mut self.known {
-            let status = told.get(uid.as_str()).copied();
-            let reason = status.and_then(|status| status.not_enrolled.as_deref());
-            // Its sandbox goes before its object. What was said of it earlier is still corrected.
-            if pod.is_going && reason.is_some() && pod.annotation.is_none() {
+        said.retain(|uid, _| known.contains_key(uid));
+        refused.retain(|uid, _| known.contains_key(uid));
+        for (uid, pod) in known {
+            let put_off = refused.get(uid).copied();
+            if put_off.is_some_and(|(until, _)| Instant::now() < until) {
                 continue;
             }
-            let wanted = reason.map(annotation);
-            let mut recovered = false;
-            if pod.annotation != wanted
-                && annotate(&self.client, pod, uid, wanted.as_deref()).await?
-            {
-                recovered = wanted.is_none();
-                pod.annotation = wanted;
+            let status = told.get(uid.as_str()).copied();
+            match bring_in_line(client, reporter, said, uid, pod, status).await {
+                Ok(()) => {
+                    refused.remove(uid);
+                }
+                Err(Error::Api(answer)) if is_refusal(answer.code) => {
+                    let wait = put_off.map_or(COMPARE, |(_, wait)| (wait * 2).min(MAX_BACKOFF));
+                    refused.insert(uid.clone(), (Instant::now() + wait, wait));
+                    tracing::warn!(namespace = pod.namespace, name = pod.name, %answer,
+                        "the API server refuses the pod's status or an event about it");
+                }
+                Err(error) => return Err(error),
             }
-            let regarding = Regarding {
-                namespace: &pod.namespace,
-                name: &pod.name,
-                uid,
-            };
-            report(
-                &self.reporter,
-                &mut self.said,
-                &regarding,
-                status,
-                recovered,
-            )
-            .await?;
         }
         Ok(())
     }
+}
+
+/// Whether an answer is about what was asked, and not about who asked or when.
+fn is_refusal(code: u16) -> bool {
+    (400..500).contains(&code) && !matches!(code, 401 | 408 | 429)
+}
+
+/// Writes of one pod what is not there yet.
+async fn bring_in_line(
+    client: &Client,
+    reporter: &Reporter,
+    said: &mut HashMap<String, Said>,
+    uid: &str,
+    pod: &mut Known,
+    status: Option<&PodStatus>,
+) -> Result<(), Error> {
+    let reason = status.and_then(|status| status.not_enrolled.as_deref());
+    // Its sandbox goes before its object. What was said of it earlier is still corrected.
+    if pod.is_going && reason.is_some() && pod.annotation.is_none() {
+        return Ok(());
+    }
+    let wanted = reason.map(annotation);
+    let mut recovered = false;
+    if pod.annotation != wanted && annotate(client, pod, uid, wanted.as_deref()).await? {
+        recovered = wanted.is_none();
+        pod.annotation = wanted;
+    }
+    let regarding = Regarding {
+        namespace: &pod.namespace,
+        name: &pod.name,
+        uid,
+    };
+    report(reporter, said, &regarding, status, recovered).await
 }
 
 /// Reports what is new about one pod, or has not been said for long. `recovered` tells that

@@ -21,10 +21,12 @@ fn a_pod_that_cannot_be_enrolled_says_so_until_it_is() -> Result<()> {
     reserve(&namespace, "1-65535")?;
     let agent = cluster.agent("n2")?;
     namespace.label("isthmus.dev/mesh", "enabled")?;
-    let reason = namespace.watch("pod/server", "it says why it is not enrolled", |pod| {
-        let told = pod["metadata"]["annotations"]["isthmus.dev/status"].as_str()?;
-        Some(told.to_owned())
-    })?;
+    let reason = namespace
+        .watch("pod/server", "it says why it is not enrolled", |pod| {
+            let told = pod["metadata"]["annotations"]["isthmus.dev/status"].as_str()?;
+            Some(told.to_owned())
+        })
+        .with_context(|| cluster.mesh_logs())?;
     ensure!(reason.contains("network namespace"), "{reason}");
     let events = || namespace.events("Pod/server");
     let event = wait::until(

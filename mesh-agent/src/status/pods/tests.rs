@@ -258,3 +258,50 @@ async fn errors_are_tried_again_ever_more_slowly() {
     api.wait(&Method::POST, EVENTS, 1).await;
     assert!(node.annotation().is_some());
 }
+
+/// Events cannot be made in a namespace that is being deleted. That is no reason to say nothing
+/// of the pods of others.
+#[tokio::test(start_paused = true)]
+async fn a_pod_about_which_nothing_is_taken_keeps_no_other_waiting() {
+    let pod = |namespace: &str, i: u32| {
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": format!("web{i}"), "namespace": namespace,
+                "uid": format!("u{i}"), "resourceVersion": "2"}})
+    };
+    // Many, since the order in which pods are gone through is none.
+    let refused = 1..20;
+    let mut pods: Vec<Value> = refused.clone().map(|i| pod("going", i)).collect();
+    pods.push(pod("shop", 0));
+    let open = Mutex::new(Vec::new());
+    let api = FakeApi::new(move |asked| match asked.path.as_str() {
+        path if path.ends_with("/pods") && is_watch(asked) => {
+            let (tell, told) = mpsc::unbounded_channel();
+            open.lock().unwrap().push(tell);
+            Reply::Watch(told)
+        }
+        path if path.ends_with("/pods") => Reply::Json(list("PartialObjectMetadata", &pods)),
+        path if path.contains("/namespaces/going/") => Reply::Fail(403, "Forbidden"),
+        path if path.contains("/events") => Reply::Json(json!({
+            "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {}, "eventTime": null})),
+        _ => Reply::Json(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}})),
+    });
+    let agent = Agent::start(&api);
+    let status = |namespace: &str, i: u32| PodStatus {
+        namespace: namespace.into(),
+        name: format!("web{i}"),
+        uid: format!("u{i}"),
+        not_enrolled: Some("no certificate".into()),
+    };
+    let statuses = refused
+        .map(|i| status("going", i))
+        .chain([status("shop", 0)]);
+    agent.tell.send_replace(Some(Arc::new(Snapshot {
+        policies: Vec::new(),
+        pods: statuses.collect(),
+    })));
+    api.wait(&Method::POST, EVENTS, 1).await;
+    // And those are tried again, now and then.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tries = api.asked(&Method::PATCH, "/web1/status").len();
+    assert!((2..=30).contains(&tries), "{tries} tries in ten minutes");
+}
