@@ -299,7 +299,9 @@ async fn a_pod_about_which_nothing_is_taken_keeps_no_other_waiting() {
         policies: Vec::new(),
         pods: statuses.collect(),
     })));
-    api.wait(&Method::POST, EVENTS, 1).await;
+    let said = api.wait(&Method::POST, EVENTS, 1);
+    let said = tokio::time::timeout(Duration::from_secs(5), said).await;
+    assert_eq!(said.map(|it| it.len()), Ok(1));
     // And those are tried again, now and then.
     tokio::time::sleep(Duration::from_secs(600)).await;
     let tries = api.asked(&Method::PATCH, "/web1/status").len();
