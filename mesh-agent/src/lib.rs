@@ -71,3 +71,5 @@ pub mod agent;
 pub mod coredump;
 
 pub mod heap;
+
+mod cause;

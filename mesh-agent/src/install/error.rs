@@ -1,7 +1,10 @@
 //! Why an installation, or taking one out, did not come to its end.
 
+use std::error::Error;
+
 use super::kustomize::BuildError;
 use super::manifest::Manifest;
+use crate::cause::with_causes;
 
 /// One sentence for the person who asked for it, with the cure.
 #[derive(Debug, thiserror::Error)]
@@ -60,28 +63,13 @@ pub(crate) fn said(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => format!(
             "{}; is the cluster of the kubeconfig up and reachable?",
-            with_causes(other)
+            with_causes(other.to_string(), other.source())
         ),
     }
 }
 
 /// The status of a request without valid credentials (RFC 9110, section 15.5.2).
 const UNAUTHORIZED: u16 = 401;
-
-/// An error and what caused it, down to what the operating system or TLS said. Many errors have
-/// their cause's words in their own.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !said.contains(&words) {
-            said = format!("{said}: {words}");
-        }
-        cause = error.source();
-    }
-    said
-}
 
 #[cfg(test)]
 mod tests {

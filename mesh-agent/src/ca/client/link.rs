@@ -2,6 +2,7 @@
 //! by one caller for all, and after a failure only after a wait. The calls themselves
 //! are here too, with their deadlines.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use crate::ca::api::{
     CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, TrustMessage, WATCH_TRUST,
     WatchRequest,
 };
+use crate::cause::with_causes;
 use crate::identity::{Clock, DomainTrust, Revocation};
 use crate::tls::random_fraction;
 
@@ -346,19 +348,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 /// Whether a call ended because of its connection: what a peer says has no source.
 fn is_of_connection(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
+    status.source().is_some()
 }
 
 /// What a status says, to its cause: a connection's errors hide theirs.
 fn reason(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
+    with_causes(status.message().to_owned(), status.source())
 }

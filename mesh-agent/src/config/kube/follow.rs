@@ -1,6 +1,7 @@
 //! Follows one kind: lists it, watches it, lists it again where the server has forgotten,
 //! for ever. Tells the store through the queue; says how it goes to the health.
 
+use std::iter;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use super::kinds::Kind;
 use super::pod::PodBody;
 use super::read::{Change, Readable, Update, key};
 use super::received::Received;
+use crate::cause::with_causes;
 
 /// Never ends, unless the store does.
 pub(super) async fn follow(
@@ -114,21 +116,15 @@ fn is_gone(error: &Error) -> bool {
 /// With its causes: the first layer of an error seldom says what happened. Of what the server
 /// refuses, its own words: the whole of its answer is a page of fields.
 pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
+    let chain = iter::successors(Some(error), |error| error.source());
+    for error in chain {
         if let Some(kube::Error::Api(status)) = error.downcast_ref()
             && !status.message.is_empty()
         {
             return format!("{} ({})", status.message, status.code);
         }
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
     }
-    text
+    with_causes(error.to_string(), error.source())
 }
 
 struct Follower<B: Readable> {

@@ -43,6 +43,13 @@ fn cluster() -> Arc<Cluster> {
     cluster
 }
 
+/// One that has heard of the pods.
+async fn informed(api: &FakeApi) -> ClusterAuthorizer {
+    let authorizer = authorizer(api);
+    synced(api).await;
+    authorizer
+}
+
 /// No question is answered any more but with `reply`, and watches end.
 fn leaves(cluster: &Cluster, reply: fn() -> Reply) {
     cluster.review(reply);
@@ -80,8 +87,7 @@ async fn what_it_said_last_counts_until_the_token_expires() {
     for (reply, hangs) in [(gone as fn() -> Reply, false), (|| Reply::Never, true)] {
         let cluster = cluster();
         let api = cluster.api();
-        let authorizer = authorizer(&api);
-        synced(&api).await;
+        let authorizer = informed(&api).await;
         let (good, over) = (token(3600), token(-1));
         for token in [&good, &over] {
             authorizer.authenticate(token).await.unwrap();
@@ -111,8 +117,7 @@ async fn what_was_gone_before_it_left_stays_gone() {
     tokio::time::pause();
     let cluster = cluster();
     let api = cluster.api();
-    let authorizer = authorizer(&api);
-    synced(&api).await;
+    let authorizer = informed(&api).await;
     let token = token(3600);
     authorizer.authenticate(&token).await.unwrap();
     cluster.tell("DELETED", &pod("1", "web", "node-1", "Running"));
@@ -140,8 +145,7 @@ async fn a_token_that_was_withdrawn_does_not_come_back() {
     tokio::time::pause();
     let cluster = cluster();
     let api = cluster.api();
-    let authorizer = authorizer(&api);
-    synced(&api).await;
+    let authorizer = informed(&api).await;
     let token = token(3600);
     authorizer.authenticate(&token).await.unwrap();
     later().await;
@@ -162,8 +166,7 @@ async fn an_api_that_says_no_is_not_away() {
     }] {
         let cluster = cluster();
         let api = cluster.api();
-        let authorizer = authorizer(&api);
-        synced(&api).await;
+        let authorizer = informed(&api).await;
         let token = token(3600);
         authorizer.authenticate(&token).await.unwrap();
         leaves(&cluster, no);
@@ -182,8 +185,7 @@ async fn a_token_that_is_bound_to_no_pod_is_asked_about_each_time() {
     let cluster = cluster();
     cluster.review(|| Reply::Json(good()));
     let api = cluster.api();
-    let authorizer = authorizer(&api);
-    synced(&api).await;
+    let authorizer = informed(&api).await;
     let token = token(3600);
     authorizer.authenticate(&token).await.unwrap();
     leaves(&cluster, gone);
