@@ -16,6 +16,7 @@ mod bucket;
 mod decide;
 mod denial;
 mod empty;
+mod impossible;
 mod mtls;
 mod request;
 mod rule;
@@ -31,13 +32,14 @@ use crate::model::MeshSettings;
 pub use basis::{Basis, RuleRef, basis, matching};
 pub(crate) use bucket::{Action, Policy};
 pub use denial::{Denial, Identity, ModeSource, NearestMiss, PolicyRef};
+pub(crate) use impossible::{Impossible, restricts};
 pub use mtls::EffectiveMode;
 pub(crate) use mtls::{PeerRule, PeerRules};
 pub use request::{InboundRequest, Peer};
 pub(crate) use rule::{Clause, Group, Part, Rule, Test, Values};
 pub use set::Policies;
 pub(crate) use set::{Known, Labels, LastGood, Ports, Scope};
-pub(crate) use values::{Account, IpBlock, Pattern};
+pub(crate) use values::{Account, IpBlock, Pattern, Principals};
 
 /// Leave to open a stream to one workload, over mutual TLS and to no other
 /// identity than [`TunnelPermit::expected`].

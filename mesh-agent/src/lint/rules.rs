@@ -1,11 +1,16 @@
-//! Rules that match nothing, whoever connects.
+//! Rules that match nothing, whoever connects. Of DENY policies the model reports them,
+//! since there they are errors.
 
 use super::{Origins, warning};
 use crate::model::{Problem, World};
+use crate::policy::Action;
 
 pub(super) fn check(world: &World, origins: &Origins<'_>, found: &mut Vec<Problem>) {
     for good in world.policies().known.authorization.values() {
         let policy = &good.policy;
+        if policy.action == Action::Deny {
+            continue;
+        }
         for (number, rule) in policy.rules.iter().enumerate() {
             let Some(why) = rule.contradiction(world.mesh()) else {
                 continue;

@@ -10,6 +10,8 @@ mod authorization;
 mod peers;
 mod rules;
 mod targets;
+mod trust_domains;
+mod unmatchable;
 mod values;
 
 use std::collections::BTreeMap;

@@ -40,6 +40,9 @@ pub struct MeshConfig {
 pub struct MeshConfigSpec {
     /// The SPIFFE trust domain, `cluster.local` when absent.
     pub trust_domain: Option<String>,
+    /// Further names of the trust domain in policies.
+    #[serde(default)]
+    pub trust_domain_aliases: Vec<String>,
     /// The namespace whose policies hold mesh-wide, `istio-system` when absent.
     pub root_namespace: Option<String>,
     /// How workloads do TLS with each other.

@@ -1,5 +1,6 @@
 //! What holds for the whole mesh, from `MeshConfig`. Called by [`build`](super::build()).
 
+mod aliases;
 pub(super) mod foreign;
 mod tls;
 
@@ -21,6 +22,9 @@ const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 pub struct MeshSettings {
     /// Of every identity in the mesh; `cluster.local` unless set.
     pub trust_domain: TrustDomain,
+    /// Further names of it in the principals of policies. Trust is unchanged by them: a
+    /// peer of such a domain is accepted only if [`foreign`](Self::foreign) has its roots.
+    pub trust_domain_aliases: Vec<TrustDomain>,
     /// Whose policies hold mesh-wide; `istio-system` unless set.
     pub root_namespace: String,
     /// The mode of workloads that no narrower PeerAuthentication speaks of. To be
@@ -60,6 +64,7 @@ impl Default for MeshSettings {
     fn default() -> Self {
         Self {
             trust_domain: TrustDomain::new(DEFAULT_TRUST_DOMAIN).expect("the default is valid"),
+            trust_domain_aliases: Vec::new(),
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
             inbound_mode: MtlsMode::Permissive,
             tls: TlsSettings::default(),
@@ -73,8 +78,18 @@ impl MeshSettings {
     /// Whether somebody vouches for the workloads of a trust domain: it is the own
     /// one, or there is a bundle for it.
     pub fn trusts(&self, domain: &TrustDomain) -> bool {
-        let mut foreign = self.foreign.iter().map(|it| it.bundle.trust_domain());
-        *domain == self.trust_domain || foreign.any(|it| it == domain)
+        self.trusted_domains().any(|it| it == domain)
+    }
+
+    /// The own trust domain, then the others for which somebody vouches.
+    pub(crate) fn trusted_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        let foreign = self.foreign.iter().map(|it| it.bundle.trust_domain());
+        std::iter::once(&self.trust_domain).chain(foreign)
+    }
+
+    /// The own trust domain and its aliases.
+    pub(crate) fn local_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        std::iter::once(&self.trust_domain).chain(&self.trust_domain_aliases)
     }
 }
 
@@ -156,6 +171,9 @@ fn apply(
             }
         }
     }
+    let in_force = previous.map(|world| &*world.mesh.trust_domain_aliases);
+    settings.trust_domain_aliases =
+        aliases::aliases(&spec.trust_domain_aliases, origin, in_force, problems);
     if let Some(namespace) = &spec.root_namespace {
         settings.root_namespace.clone_from(namespace);
     }

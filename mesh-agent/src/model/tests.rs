@@ -1,6 +1,7 @@
 //! Tables of the model: what objects mean, and what is said of those that mean
 //! nothing. The objects are written as a user writes them.
 
+mod aliases;
 mod members;
 mod order;
 mod problems;

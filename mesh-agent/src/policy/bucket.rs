@@ -12,7 +12,7 @@ use super::values::Pattern;
 use crate::identity::SpiffeId;
 
 /// One authorization policy, ready to be asked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) name: PolicyRef,
     pub(crate) action: Action,
@@ -95,8 +95,8 @@ impl List {
 
     fn file(&mut self, test: &Test, at: At) {
         match &test.values {
-            Values::Principals(patterns) => {
-                for key in patterns.iter().filter_map(key) {
+            Values::Principals(principals) => {
+                for key in principals.patterns().iter().filter_map(key) {
                     let places = match key {
                         Key::Identity(identity) => self.by_identity.entry(identity).or_default(),
                         Key::Namespace(name) => self.by_namespace.entry(name.into()).or_default(),
@@ -172,7 +172,7 @@ fn is_key(group: &Group) -> bool {
 fn has_key(test: &&Test) -> bool {
     !test.negated
         && match &test.values {
-            Values::Principals(patterns) => patterns.iter().all(|it| key(it).is_some()),
+            Values::Principals(it) => it.patterns().iter().all(|it| key(it).is_some()),
             Values::Namespaces(patterns) => patterns.iter().all(|it| exact(it).is_some()),
             Values::Accounts(_) => true,
             _ => false,

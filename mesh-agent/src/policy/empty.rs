@@ -77,6 +77,15 @@ fn of_identities(tests: &[Placed<'_>], mesh: &MeshSettings) -> Option<String> {
         .copied()
         .collect();
     let asked = || tests.iter().filter(|it| !it.test.negated);
+    if let Some(it) = asked().find(|it| is_of_untrusted_domains(it.test, mesh)) {
+        return Some(format!(
+            "nothing vouches for the trust domain in {}",
+            field(it)
+        ));
+    }
+    if let Some(why) = of_trust_domains(&tests, mesh) {
+        return Some(why);
+    }
     let exact = asked().find_map(|it| exact_principals(it.test).map(|texts| (it, texts)));
     let candidates = if let Some((it, texts)) = exact {
         let parsed = texts
@@ -87,7 +96,7 @@ fn of_identities(tests: &[Placed<'_>], mesh: &MeshSettings) -> Option<String> {
             let field = field(it);
             return Some(format!(
                 "{field}: none of {} is an identity, which is <trust domain>/ns/<namespace>/sa/<account>",
-                texts.join(", ")
+                written(it.test)
             ));
         }
         identities
@@ -112,18 +121,71 @@ fn of_identities(tests: &[Placed<'_>], mesh: &MeshSettings) -> Option<String> {
 }
 
 fn exact_principals(test: &Test) -> Option<Vec<&str>> {
-    let Values::Principals(patterns) = &test.values else {
+    let Values::Principals(principals) = &test.values else {
         return None;
     };
-    patterns.iter().map(exact).collect()
+    principals.patterns().iter().map(exact).collect()
+}
+
+fn written(test: &Test) -> String {
+    let Values::Principals(principals) = &test.values else {
+        return String::new();
+    };
+    let texts: Vec<_> = principals
+        .written()
+        .iter()
+        .map(Pattern::to_string)
+        .collect();
+    texts.join(", ")
+}
+
+/// Whether each of the principals begins with a whole trust domain, and no peer of it can
+/// connect.
+fn is_of_untrusted_domains(test: &Test, mesh: &MeshSettings) -> bool {
+    let Values::Principals(principals) = &test.values else {
+        return false;
+    };
+    let is_untrusted = |pattern: &Pattern| match pattern {
+        Pattern::Exact(text) => format!("spiffe://{text}")
+            .parse()
+            .is_ok_and(|id: SpiffeId| !mesh.trusts(id.trust_domain())),
+        Pattern::Prefix(text) => text
+            .split_once('/')
+            .and_then(|(domain, _)| TrustDomain::new(domain).ok())
+            .is_some_and(|domain| !mesh.trusts(&domain)),
+        Pattern::Suffix(_) | Pattern::Present => false,
+    };
+    principals.patterns().iter().all(is_untrusted)
+}
+
+/// Where trust domains are listed, a trusted one must pass all that is asked of them.
+fn of_trust_domains(tests: &[Placed<'_>], mesh: &MeshSettings) -> Option<String> {
+    let tests: Vec<_> = tests
+        .iter()
+        .filter(|it| matches!(it.test.values, Values::TrustDomains(_)))
+        .copied()
+        .collect();
+    if tests.iter().all(|it| it.test.negated) {
+        return None;
+    }
+    let passes = |domain: &TrustDomain| {
+        let id = SpiffeId::new(domain.clone(), "any", "any");
+        let matches = |id: SpiffeId| tests.iter().all(|it| it.test.matches(&seen(Some(&id), 0)));
+        id.is_ok_and(matches)
+    };
+    if mesh.trusted_domains().any(passes) {
+        return None;
+    }
+    Some(format!(
+        "no trust domain for which something vouches satisfies {}",
+        fields(&tests)
+    ))
 }
 
 fn accounts(test: &Test, mesh: &MeshSettings) -> Option<Vec<SpiffeId>> {
     let Values::Accounts(accounts) = &test.values else {
         return None;
     };
-    let foreign = mesh.foreign.iter().map(|it| it.bundle.trust_domain());
-    let domains: Vec<&TrustDomain> = std::iter::once(&mesh.trust_domain).chain(foreign).collect();
     let of = |domain: &&TrustDomain| {
         let domain = (*domain).clone();
         let id = move |account: &super::values::Account| {
@@ -131,6 +193,7 @@ fn accounts(test: &Test, mesh: &MeshSettings) -> Option<Vec<SpiffeId>> {
         };
         accounts.iter().filter_map(id).collect::<Vec<_>>()
     };
+    let domains: Vec<&TrustDomain> = mesh.trusted_domains().collect();
     Some(domains.iter().flat_map(of).collect())
 }
 

@@ -5,10 +5,10 @@
 use std::fmt;
 
 use super::request::Seen;
-use super::values::{Account, IpBlock, Pattern, principal};
+use super::values::{Account, IpBlock, Pattern, Principals, principal};
 
 /// A rule matches when each of its groups does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) groups: Box<[Group]>,
     /// The first field that can only be answered with HTTP, in a rule that therefore
@@ -17,14 +17,14 @@ pub(crate) struct Rule {
 }
 
 /// A group matches when any of its clauses does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) part: Part,
     pub(crate) any: Box<[Clause]>,
 }
 
 /// A clause matches when all of its tests do; without any, always.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Clause {
     /// Its place in the list as written.
     pub(crate) place: usize,
@@ -40,7 +40,7 @@ pub(crate) enum Part {
 }
 
 /// One field and what it is compared with.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Test {
     /// One of Istio's `not…` fields.
     pub(crate) negated: bool,
@@ -48,10 +48,11 @@ pub(crate) struct Test {
 }
 
 /// The values of a field, of which one is to match.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Values {
-    Principals(Box<[Pattern]>),
+    Principals(Principals),
     Namespaces(Box<[Pattern]>),
+    TrustDomains(Box<[Pattern]>),
     Accounts(Box<[Account]>),
     PeerIps(Box<[IpBlock]>),
     ClientIps(Box<[IpBlock]>),
@@ -130,8 +131,13 @@ impl Test {
 impl Values {
     fn any(&self, seen: &Seen<'_>) -> bool {
         match self {
-            Self::Principals(patterns) => seen.identity.is_some_and(|identity| {
+            Self::Principals(principals) => seen.identity.is_some_and(|identity| {
                 let parts = principal(identity);
+                let mut patterns = principals.patterns().iter();
+                patterns.any(|pattern| pattern.matches(&parts))
+            }),
+            Self::TrustDomains(patterns) => seen.identity.is_some_and(|identity| {
+                let parts = [identity.trust_domain().as_str()];
                 patterns.iter().any(|pattern| pattern.matches(&parts))
             }),
             Self::Namespaces(patterns) => seen.identity.is_some_and(|identity| {
@@ -157,7 +163,7 @@ impl Values {
     pub(super) fn is_of_identity(&self) -> bool {
         matches!(
             self,
-            Self::Principals(_) | Self::Namespaces(_) | Self::Accounts(_)
+            Self::Principals(_) | Self::Namespaces(_) | Self::TrustDomains(_) | Self::Accounts(_)
         )
     }
 
@@ -166,6 +172,7 @@ impl Values {
         match self {
             Self::Principals(_) => "principals",
             Self::Namespaces(_) => "namespaces",
+            Self::TrustDomains(_) => "trustDomains",
             Self::Accounts(_) => "serviceAccounts",
             Self::PeerIps(_) => "ipBlocks",
             Self::ClientIps(_) => "remoteIpBlocks",
@@ -213,6 +220,9 @@ impl MissAt<'_> {
             Values::Namespaces(_) => {
                 identity.map_or_else(String::new, |id| id.namespace().to_owned())
             }
+            Values::TrustDomains(_) => {
+                identity.map_or_else(String::new, |id| id.trust_domain().to_string())
+            }
             Values::Accounts(_) => identity.map_or_else(String::new, |id| {
                 format!("{}/{}", id.namespace(), id.service_account())
             }),
@@ -229,7 +239,8 @@ impl MissAt<'_> {
             return "an answer that only HTTP can give".to_owned();
         };
         let values = match &test.values {
-            Values::Principals(values) | Values::Namespaces(values) => list(values),
+            Values::Principals(principals) => list(principals.written()),
+            Values::Namespaces(values) | Values::TrustDomains(values) => list(values),
             Values::Accounts(values) => list(values),
             Values::PeerIps(values)
             | Values::ClientIps(values)

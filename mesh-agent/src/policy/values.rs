@@ -17,6 +17,15 @@ pub(crate) enum Pattern {
     Present,
 }
 
+/// The principals of a field: as they are written, and with the mesh's trust domains in
+/// place of the names that stand for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Principals {
+    written: Box<[Pattern]>,
+    /// `None` where it is the same.
+    expanded: Option<Box<[Pattern]>>,
+}
+
 /// Addresses that share their first bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IpBlock {
@@ -40,6 +49,23 @@ pub(crate) struct Account {
     pub(crate) name: Box<str>,
 }
 
+impl Principals {
+    pub(crate) fn new(written: Box<[Pattern]>, expanded: Box<[Pattern]>) -> Self {
+        let expanded = (expanded != written).then_some(expanded);
+        Self { written, expanded }
+    }
+
+    /// For messages.
+    pub(crate) fn written(&self) -> &[Pattern] {
+        &self.written
+    }
+
+    /// For comparisons.
+    pub(crate) fn patterns(&self) -> &[Pattern] {
+        self.expanded.as_deref().unwrap_or(&self.written)
+    }
+}
+
 impl Pattern {
     /// As Istio reads a value: a star counts at the ends only.
     pub(crate) fn new(text: &str) -> Self {
@@ -55,7 +81,7 @@ impl Pattern {
     }
 
     /// Whether the text made of `parts` matches. No text is put together for it.
-    pub(super) fn matches(&self, parts: &[&str]) -> bool {
+    pub(crate) fn matches(&self, parts: &[&str]) -> bool {
         match self {
             Self::Exact(exact) => {
                 let length: usize = parts.iter().map(|part| part.len()).sum();

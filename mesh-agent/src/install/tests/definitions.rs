@@ -92,6 +92,34 @@ fn the_schemas_are_structural() {
     }
 }
 
+/// The API server drops fields that a schema lacks, and a policy without its `not…` field
+/// lets in more: so unknown fields are kept, and the agent refuses the object.
+#[test]
+fn schemas_keep_unknown_fields_at_every_level() {
+    fn keeps(schema: &Value, path: &str) {
+        if schema.get("properties").is_some() {
+            let kept = &schema["x-kubernetes-preserve-unknown-fields"];
+            assert_eq!(*kept, true, "{path}");
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            // Of no meaning to the agent.
+            if name != "status" {
+                keeps(inner, &format!("{path}.{name}"));
+            }
+        }
+        for inner in ["items", "additionalProperties"] {
+            if let Some(inner) = schema.get(inner) {
+                keeps(inner, &format!("{path}[]"));
+            }
+        }
+    }
+    for definition in definitions() {
+        for version in versions(&definition) {
+            keeps(&version["schema"]["openAPIV3Schema"], definition.name());
+        }
+    }
+}
+
 #[test]
 fn names_and_versions_agree() {
     for definition in definitions() {

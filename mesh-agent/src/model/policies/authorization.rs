@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::super::object::{Sourced, name, namespace};
 use super::super::problem::Problem;
 use super::super::schema::{AuthorizationPolicy, PolicyAction, TargetRef};
-use super::{Report, Scene, by_key, refusal, rules, scope, targets};
+use super::super::settings::MeshSettings;
+use super::{Report, Scene, by_key, refusal, rules, scope, targets, trust_domains, unmatchable};
 use crate::policy::{Action, LastGood, Policy, PolicyRef, Scope};
 
 /// Istio's annotation for a policy on trial.
@@ -50,7 +51,7 @@ pub(super) fn policies(
         let last_good = scene
             .previous
             .and_then(|it| it.known.authorization.get(&*key));
-        let last_good = last_good.and_then(|good| again(good, &services, source));
+        let last_good = last_good.and_then(|good| again(good, &services, source, scene.mesh));
         if let Some(good) = last_good {
             in_force.push((Arc::clone(&good.policy), good.scope.clone()));
             known.insert(key.into(), good);
@@ -88,8 +89,10 @@ fn again(
     good: &LastGood,
     services: &targets::Services<'_>,
     source: &Sourced<AuthorizationPolicy>,
+    mesh: &MeshSettings,
 ) -> Option<LastGood> {
     let mut good = good.clone();
+    good.policy = trust_domains::renewed(&good.policy, mesh);
     if good.targets.is_empty() {
         return Some(good);
     }
@@ -153,7 +156,12 @@ fn compile(
         );
     }
     let rules = spec.rules.iter().enumerate();
-    let rules = rules.map(|(i, rule)| rules::rule(rule, i, spec.action, namespace, report));
+    let read_by = rules::Scope {
+        action,
+        namespace,
+        mesh: scene.mesh,
+    };
+    let rules = rules.map(|(i, rule)| rules::rule(rule, i, read_by, report));
     let policy = Policy {
         name: PolicyRef {
             namespace: namespace.into(),
@@ -163,6 +171,10 @@ fn compile(
         dry_run,
         rules: rules.collect(),
     };
+    // Values that could not be read are missing in an unusable one.
+    if !report.unusable {
+        unmatchable::report(&policy, scene.mesh, report);
+    }
     let mut targets = targets(&source.object).peekable();
     let scope = if targets.peek().is_none() {
         scope(Some(namespace), spec.selector.as_ref(), scene.mesh)

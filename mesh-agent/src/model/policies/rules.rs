@@ -3,23 +3,31 @@
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 //! ("For a DENY rule, missing attributes are treated as matches").
 
-use super::super::schema::{Condition, Operation, PolicyAction, PolicyRule, Source};
-use super::Report;
-use super::values;
-use crate::policy::{Clause, Group, Part, Rule, Test, Values};
+use super::super::schema::{Condition, Operation, PolicyRule, Source};
+use super::super::settings::MeshSettings;
+use super::{Report, trust_domains, values};
+use crate::policy::{Action, Clause, Group, Part, Rule, Test, Values};
+
+/// What a rule is read by, beside its own text.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// The policy's.
+    pub(super) action: Action,
+    /// The policy's.
+    pub(super) namespace: &'a str,
+    pub(super) mesh: &'a MeshSettings,
+}
 
 /// Reads one rule. Faults are reported by their field.
 pub(super) fn rule(
     rule: &PolicyRule,
     number: usize,
-    action: PolicyAction,
-    namespace: &str,
+    scope: Scope<'_>,
     report: &mut Report<'_>,
 ) -> Rule {
     let at = format!("spec.rules[{number}]");
     let mut reader = Reader {
-        action,
-        namespace,
+        scope,
         report,
         at,
         http: Vec::new(),
@@ -54,8 +62,7 @@ fn group(part: Part, any: Vec<Clause>) -> Option<Group> {
 }
 
 struct Reader<'a, 'r> {
-    action: PolicyAction,
-    namespace: &'a str,
+    scope: Scope<'a>,
     report: &'a mut Report<'r>,
     /// The rule.
     at: String,
@@ -75,16 +82,11 @@ impl Reader<'_, '_> {
 
     fn source(&mut self, place: usize, source: &Source) -> Clause {
         let at = format!("{}.from[{place}].source", self.at);
-        let namespace = self.namespace;
+        let Scope { namespace, .. } = self.scope;
         let mut list = List::new(self, at);
         let it = source;
-        list.test(false, "principals", &it.principals, values::principals);
-        list.test(
-            true,
-            "notPrincipals",
-            &it.not_principals,
-            values::principals,
-        );
+        list.principals(false, "principals", &it.principals);
+        list.principals(true, "notPrincipals", &it.not_principals);
         list.test(false, "namespaces", &it.namespaces, values::namespaces);
         list.test(
             true,
@@ -92,6 +94,9 @@ impl Reader<'_, '_> {
             &it.not_namespaces,
             values::namespaces,
         );
+        let (domains, not_domains) = (&it.trust_domains, &it.not_trust_domains);
+        list.test(false, "trustDomains", domains, values::trust_domains);
+        list.test(true, "notTrustDomains", not_domains, values::trust_domains);
         let accounts = |texts: &[String], at: &str, report: &mut Report<'_>| {
             values::accounts(texts, namespace, at, report)
         };
@@ -163,12 +168,13 @@ impl Reader<'_, '_> {
             let message = "it has neither values nor notValues";
             self.report.fault(&*at, message, "write one of them");
         }
-        let namespace = self.namespace;
+        let Scope { namespace, .. } = self.scope;
         let mut list = List::new(self, at);
         for (negated, field, texts) in [(false, "values", values), (true, "notValues", not_values)]
         {
             match key.as_str() {
-                "source.principal" => list.test(negated, field, texts, values::principals),
+                "source.principal" => list.principals(negated, field, texts),
+                "source.trustDomain" => list.test(negated, field, texts, values::trust_domains),
                 "source.namespace" => list.test(negated, field, texts, values::namespaces),
                 "source.serviceAccount" => {
                     list.test(negated, field, texts, |texts, at, report| {
@@ -194,8 +200,8 @@ impl Reader<'_, '_> {
     /// the field for which it never matches.
     fn say_http(&mut self, groups: &[Group]) -> Option<Box<str>> {
         let field = self.http.first()?.clone();
-        let message = match self.action {
-            PolicyAction::Deny => {
+        let message = match self.scope.action {
+            Action::Deny => {
                 let asks = |group: &Group| group.any.iter().all(|clause| !clause.all.is_empty());
                 if groups.iter().any(asks) {
                     "it needs HTTP, which is not read here: the rule denies on what remains of it, which is more than was asked"
@@ -209,7 +215,7 @@ impl Reader<'_, '_> {
             let cure = "write rules of identities, namespaces, addresses and ports";
             self.report.warning(field.as_str(), message, cure);
         }
-        (self.action != PolicyAction::Deny).then(|| field.into())
+        (self.scope.action != Action::Deny).then(|| field.into())
     }
 }
 
@@ -254,6 +260,14 @@ impl<'a, 'b, 'r> List<'a, 'b, 'r> {
         let at = format!("{}.{field}", self.at);
         let values = read(texts, &at, self.reader.report);
         self.tests.push(Test { negated, values });
+    }
+
+    fn principals(&mut self, negated: bool, field: &str, texts: &[String]) {
+        let Scope { action, mesh, .. } = self.reader.scope;
+        self.test(negated, field, texts, |texts, at, report| {
+            let expand = |written: &[_]| trust_domains::expand(written, mesh, action, negated);
+            values::principals(texts, expand, at, report)
+        });
     }
 
     fn http(&mut self, field: &str, texts: &[String]) {

@@ -1,15 +1,20 @@
 //! The texts of a policy's fields, read and checked.
 
 use super::Report;
-use crate::policy::{Account, IpBlock, Pattern, Values};
+use crate::policy::{Account, IpBlock, Pattern, Principals, Values};
 
-pub(super) fn principals(texts: &[String], at: &str, report: &mut Report<'_>) -> Values {
-    for text in texts.iter().filter(|text| text.starts_with("spiffe://")) {
-        let message = format!("{text:?} never matches: principals are written without spiffe://");
-        let cure = "write <trust domain>/ns/<namespace>/sa/<service account>";
-        report.warning(at, message, cure);
-    }
-    Values::Principals(patterns(texts, at, report))
+/// With `expand` for the trust domains.
+pub(super) fn principals(
+    texts: &[String],
+    expand: impl FnOnce(&[Pattern]) -> Principals,
+    at: &str,
+    report: &mut Report<'_>,
+) -> Values {
+    Values::Principals(expand(&patterns(texts, at, report)))
+}
+
+pub(super) fn trust_domains(texts: &[String], at: &str, report: &mut Report<'_>) -> Values {
+    Values::TrustDomains(patterns(texts, at, report))
 }
 
 pub(super) fn namespaces(texts: &[String], at: &str, report: &mut Report<'_>) -> Values {

@@ -146,6 +146,10 @@ lists! {
         service_accounts,
         /// None of these.
         not_service_accounts,
+        /// The trust domain of the peer's identity, as it is in its certificate.
+        trust_domains,
+        /// None of these.
+        not_trust_domains,
         /// The other end of the connection: addresses and CIDR blocks.
         ip_blocks,
         /// None of these.

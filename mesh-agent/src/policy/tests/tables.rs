@@ -162,3 +162,9 @@ fn what_needs_http() {
 fn what_cannot_be_used() {
     run("unusable.yaml", include_str!("../testdata/unusable.yaml"));
 }
+
+#[test]
+fn trust_domains_of_principals_and_sources() {
+    let table = include_str!("../testdata/trust_domains.yaml");
+    run("trust_domains.yaml", table);
+}
