@@ -23,6 +23,7 @@ mod kinds;
 mod pod;
 mod read;
 mod received;
+mod settings;
 mod store;
 
 #[cfg(test)]

@@ -217,6 +217,45 @@ fn a_broken_policy_leaves_the_good_one_in_force() -> Result<()> {
     ensure_reset(&ask(&namespace, "alice")?)
 }
 
+/// A field of a later version arrives at the agents, which refuse the policy: without the field
+/// the rule would let in more than its author meant.
+#[test]
+fn policy_with_an_unknown_field_is_refused_and_lets_nobody_in() -> Result<()> {
+    let cluster = Cluster::with_mesh()?;
+    let namespace = bed(&cluster)?;
+    let later = only(&namespace, "alice").replace("}}]}]", ", futureField: [x]}}]}]");
+    ensure!(later.contains("futureField"), "{later}");
+    namespace.apply(&later)?;
+    let field = "spec.rules[0].from[0].source.futureField";
+    wait_accepted(&namespace, "False", field)?;
+    for node in ["n1", "n2"] {
+        let told = wait_verdict(&cluster.agent(node)?, &namespace, "alice", "denied")?;
+        let way = &told["ways"][0]["destination"];
+        ensure!(way["reason"] == "POLICY_UNUSABLE", "{told:#}");
+    }
+    ensure_reset(&ask(&namespace, "alice")?)?;
+    ensure_reset(&ask(&namespace, "bob")?)?;
+    namespace.apply(&only(&namespace, "alice"))?;
+    wait_accepted(&namespace, "True", "")?;
+    wait_verdict(&cluster.agent("n2")?, &namespace, "alice", "allowed")?;
+    ensure_answered(&ask(&namespace, "alice")?)
+}
+
+/// It is in force as it is written, and denies nothing.
+#[test]
+fn deny_that_can_never_match_is_not_accepted() -> Result<()> {
+    let cluster = Cluster::with_mesh()?;
+    let namespace = bed(&cluster)?;
+    let deny = only(&namespace, "bob").replace("spec:", "spec:\n  action: DENY");
+    namespace.apply(&deny.replace("cluster.local", "elsewhere.example"))?;
+    wait_accepted(&namespace, "False", "denies nothing")?;
+    namespace.apply(&deny)?;
+    wait_accepted(&namespace, "True", "")?;
+    wait_verdict(&cluster.agent("n2")?, &namespace, "bob", "denied")?;
+    ensure_reset(&ask(&namespace, "bob")?)?;
+    ensure_answered(&ask(&namespace, "alice")?)
+}
+
 /// Removed also when the test fails: other tests are in the same mesh.
 struct Settings<'a>(&'a Cluster);
 

@@ -9,8 +9,9 @@ use super::intern::Interner;
 use super::kinds::{Kind, NAMESPACE, POLICIES};
 use super::pod::{self, PodBody};
 use super::received::{Body, Received};
+use super::settings;
 use crate::config::document;
-use crate::model::{Objects, Origin, Pod, Problem, Severity, Sourced, UnreadPolicy};
+use crate::model::{Objects, Origin, Pod, Problem, Severity};
 
 /// Namespace and name; no namespace for what has none.
 pub(super) type Key = (Arc<str>, Arc<str>);
@@ -38,8 +39,9 @@ pub(super) enum Change<T> {
 pub(super) struct Read {
     /// `None` if it cannot be taken.
     pub(super) objects: Option<Objects>,
-    /// What must be feared of it then.
-    pub(super) feared: Vec<Sourced<UnreadPolicy>>,
+    /// What holds in its place where no version of it was ever good: the policy that it may
+    /// be, or the settings that can be read.
+    pub(super) otherwise: Box<Objects>,
     pub(super) problems: Vec<Problem>,
     /// `metadata.generation` of a policy: its status names the version that it is about. 0 of
     /// anything else, of which a new generation need not mean anything.
@@ -96,27 +98,30 @@ fn read(mut object: Value, kind: &Kind, interner: &mut Interner) -> Read {
     if let Some(elsewhere) = stray_config(&object, kind) {
         return Read {
             objects: Some(Objects::default()),
-            feared: Vec::new(),
+            otherwise: Box::default(),
             problems: vec![elsewhere],
             generation,
         };
     }
     // Whatever JSON holds, the other has a place for.
-    let value = serde_yaml_ng::to_value(object).unwrap_or_default();
+    let value = serde_yaml_ng::to_value(&object).unwrap_or_default();
     match document::read_of_api(value) {
         Ok(mut objects) => {
             shrink(&mut objects);
             share(&mut objects, interner);
             Read {
                 objects: Some(objects),
-                feared: Vec::new(),
+                otherwise: Box::default(),
                 problems: Vec::new(),
                 generation,
             }
         }
         Err(rejected) => Read {
             objects: None,
-            feared: rejected.policies,
+            otherwise: Box::new(Objects {
+                unread_policies: rejected.policies,
+                ..settings::known_part(object, kind)
+            }),
             problems: rejected.problems,
             generation,
         },

@@ -35,7 +35,7 @@ pub(super) struct Store {
 /// One object: its last good version, and what is wrong with the current one.
 #[derive(Default, PartialEq)]
 struct Entry {
-    /// Without a good version, what must be feared of it.
+    /// Without a good version, [`Read::otherwise`].
     objects: Objects,
     ever_good: bool,
     problems: Vec<Problem>,
@@ -246,7 +246,7 @@ impl Entry {
     fn take(&mut self, read: Read) -> bool {
         let Read {
             objects,
-            feared,
+            otherwise,
             problems,
             generation,
         } = read;
@@ -258,10 +258,7 @@ impl Entry {
                 good
             }
             None if self.ever_good => return different,
-            None => Objects {
-                unread_policies: feared,
-                ..Objects::default()
-            },
+            None => *otherwise,
         };
         different |= self.objects != objects;
         self.objects = objects;

@@ -97,6 +97,51 @@ async fn a_mesh_config_counts_in_our_namespace_alone() {
     until(&mut source, |it| domain(it) == "good.example").await;
 }
 
+/// A field that the definition does not know arrives since it keeps such fields.
+#[tokio::test(start_paused = true)]
+async fn mesh_config_with_unknown_fields_holds_as_far_as_it_is_known() {
+    let fake = Fake::new();
+    fake.serve("meshconfigs.isthmus.dev");
+    let config = |spec: Value| {
+        json!({"apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshConfig",
+            "metadata": {"name": "mesh", "namespace": crate::config::NAMESPACE}, "spec": spec})
+    };
+    let unknown = json!({"trustDomain": "one.example", "rootNamespace": "root",
+        "future": 1, "revocation": {"later": {"a": 1}}});
+    fake.put(MESH_CONFIGS, config(unknown));
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    assert_eq!(first.world.mesh().trust_domain.to_string(), "one.example");
+    assert_eq!(first.world.mesh().root_namespace, "root");
+    assert!(!first.complete);
+    let said = complaints(&first);
+    assert!(said[0].contains("unknown field"), "{said:?}");
+
+    fake.put(MESH_CONFIGS, config(json!({"trustDomain": "two.example"})));
+    let domain = |it: &Loaded| it.world.mesh().trust_domain.to_string();
+    until(&mut source, |it| domain(it) == "two.example").await;
+    // The last good version counts for more than a part of the newest.
+    let unknown = json!({"trustDomain": "three.example", "future": 1});
+    fake.put(MESH_CONFIGS, config(unknown));
+    let kept = until(&mut source, |it| !it.problems.is_empty()).await;
+    assert_eq!(domain(&kept), "two.example");
+}
+
+#[tokio::test(start_paused = true)]
+async fn policy_with_a_field_of_a_later_version_refuses_and_names_it() {
+    let fake = Fake::new();
+    fake.serve("authorizationpolicies.security.istio.io");
+    let rules = json!([{"from": [{"source": {"namespaces": ["shop"], "futureField": ["x"]}}]}]);
+    fake.put(POLICIES, policy("later", json!({"rules": rules})));
+    let mut source = source(&fake).await;
+    let first = source.changed().await;
+    let said = complaints(&first);
+    let field = "spec.rules[0].from[0].source.futureField: unknown field";
+    assert!(said[0].contains(field), "{said:?}");
+    assert!(format!("{:?}", first.world.policies()).contains("refuse: [PolicyRef"));
+    assert_eq!(first.policies[0].unread.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn annotations_choose_neither_place_nor_identity() {
     let fake = Fake::new();
