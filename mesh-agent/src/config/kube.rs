@@ -3,8 +3,10 @@
 //!
 //! - Watched are Namespaces, Nodes, Pods, Services and EndpointSlices; PeerAuthentications,
 //!   AuthorizationPolicies and our MeshConfig where their definitions are installed, which
-//!   is looked for every [`DISCOVER_EVERY`](discovery::DISCOVER_EVERY); and whatever else of
-//!   the groups that change what a mesh does, to say that it is not enforced.
+//!   is looked for every [`DISCOVER_EVERY`](discovery::DISCOVER_EVERY); ServiceCIDRs and
+//!   NetworkPolicies; and whatever else of the groups that change what a mesh does, to say that it
+//!   is not enforced. That a kind is not installed must be proven by its own list and its
+//!   definition.
 //! - The first world is told once every one of them was listed in full. A kind that is
 //!   listed again takes the place of the old list at once, never by halves.
 //! - While the server is away what is known stays in force. [`KubeHealth`] says since when.
@@ -21,6 +23,7 @@ mod heard;
 mod intern;
 mod kinds;
 mod pod;
+mod presence;
 mod read;
 mod received;
 mod settings;

@@ -47,6 +47,25 @@ pub(super) const OPTIONAL: [Optional; 3] = [
     },
 ];
 
+/// Built-in kinds that not every API server has, or whose objects only explain. No world waits for
+/// them. Their absence needs no proof: without them less is known of the cluster's ranges, and
+/// less is said of a connection that times out.
+pub(super) const BUILT_IN: [Optional; 2] = [
+    // Kubernetes 1.33; in 1.31 and 1.32 behind a feature gate.
+    Optional {
+        group: "networking.k8s.io",
+        versions: &["v1", "v1beta1"],
+        kind: "ServiceCIDR",
+        plural: "servicecidrs",
+    },
+    Optional {
+        group: "networking.k8s.io",
+        versions: &["v1"],
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+    },
+];
+
 /// The kinds of policy, which have a status, by the name of the kind.
 pub(super) const POLICIES: [(&str, UnreadKind); 2] = [
     (
@@ -73,8 +92,26 @@ pub(super) fn always() -> [Kind; 5] {
 /// Names of the kinds without whose lists no world is told.
 pub(super) fn needed() -> impl Iterator<Item = String> {
     let always = always().map(|kind| kind.name());
-    let optional = OPTIONAL.map(|kind| Kind::new(kind.group, "", kind.kind, kind.plural).name());
+    let optional = OPTIONAL.map(|kind| kind.name());
     always.into_iter().chain(optional)
+}
+
+impl Optional {
+    /// As [`Kind::name`].
+    pub(super) fn name(&self) -> String {
+        Kind::new(self.group, "", self.kind, self.plural).name()
+    }
+
+    /// The kind in each version that is read.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let versions = self.versions.iter();
+        versions.map(|version| Kind::new(self.group, version, self.kind, self.plural))
+    }
+
+    /// Whether the kind is read in this version.
+    pub(super) fn reads(&self, kind: &Kind) -> bool {
+        self.kinds().any(|it| it == *kind)
+    }
 }
 
 impl Kind {

@@ -2,6 +2,7 @@
 
 mod fake;
 mod hearing;
+mod incomplete;
 mod objects;
 mod outages;
 mod vanished;

@@ -30,8 +30,14 @@ pub(super) struct Fake(Arc<Mutex<State>>);
 struct State {
     objects: BTreeMap<String, BTreeMap<String, Value>>,
     watches: Vec<(String, UnboundedSender<Bytes>)>,
-    /// Resources of which the server says that it has them.
+    /// Custom resources that its discovery lists, by name.
+    discovered: BTreeSet<&'static str>,
+    /// Those that it lists and watches.
     served: BTreeSet<&'static str>,
+    /// Those whose definition it has.
+    defined: BTreeSet<&'static str>,
+    /// Whether it answers 404 to every question for a definition.
+    no_definitions: bool,
     version: u64,
     away: bool,
     /// Paths for which it says 403, watches too.
@@ -62,13 +68,38 @@ impl Fake {
         Client::new(self.clone(), "default")
     }
 
-    /// Says from now on that it has `plural.group`.
+    /// Has `plural.group` from now on.
     pub(super) fn serve(&self, resource: &'static str) {
-        self.lock().served.insert(resource);
+        let mut state = self.lock();
+        state.discovered.insert(resource);
+        state.served.insert(resource);
+        state.defined.insert(resource);
     }
 
+    /// Removes `plural.group` with its definition; its objects come back with it.
     pub(super) fn unserve(&self, resource: &'static str) {
-        self.lock().served.remove(resource);
+        self.stop_serving(resource);
+        self.lock().defined.remove(resource);
+    }
+
+    /// Serves no definitions at all, as a server of which that part has not started.
+    pub(super) fn serve_no_definitions(&self, none: bool) {
+        self.lock().no_definitions = none;
+    }
+
+    /// Neither discovers nor serves `plural.group`, as a server that starts; the definition stays.
+    pub(super) fn stop_serving(&self, resource: &'static str) {
+        let mut state = self.lock();
+        state.discovered.remove(resource);
+        state.served.remove(resource);
+        state
+            .watches
+            .retain(|(path, _)| serves(path) != Some(resource));
+    }
+
+    /// Leaves `plural.group` out of its discovery, and serves it all the same.
+    pub(super) fn hide(&self, resource: &'static str) {
+        self.lock().discovered.remove(resource);
     }
 
     pub(super) fn put(&self, path: &str, mut object: Value) {
@@ -166,6 +197,19 @@ impl Fake {
         if path == "/apis" {
             return Ok(json_answer(200, &state.discovery()));
         }
+        if let Some(name) = path.strip_prefix(DEFINITIONS) {
+            if state.no_definitions {
+                return Ok(json_answer(404, &status(404, "404 page not found")));
+            }
+            return Ok(match state.defined.contains(name) {
+                true => json_answer(200, &json!({"metadata": {"name": name}})),
+                false => json_answer(404, &no_definition(name)),
+            });
+        }
+        let is_served = |it| state.served.contains(it) && path.contains(&in_version(it));
+        if serves(path).is_some_and(|it| !is_served(it)) {
+            return Ok(json_answer(404, &status(404, "404 page not found")));
+        }
         if !query.contains("watch=true") {
             state.lists.push(path.to_owned());
             let items: Vec<&Value> = state
@@ -222,14 +266,9 @@ impl State {
     }
 
     fn discovery(&self) -> Value {
-        let groups = self.served.iter().map(|resource| {
+        let groups = self.discovered.iter().map(|resource| {
             let (plural, group) = resource.split_once('.').unwrap();
-            let (version, kind) = match plural {
-                "meshconfigs" => ("v1alpha1", "MeshConfig"),
-                "authorizationpolicies" => ("v1", "AuthorizationPolicy"),
-                "peerauthentications" => ("v1beta1", "PeerAuthentication"),
-                _ => ("v1", "VirtualService"),
-            };
+            let (version, kind) = version_and_kind(plural);
             json!({"metadata": {"name": group}, "versions": [{"version": version, "resources": [
                 {"resource": plural, "responseKind": {"kind": kind}, "verbs": ["list", "watch"]}]}]})
         });
@@ -255,6 +294,53 @@ impl Service<Request<Body>> for Fake {
             fake.answer(uri.path(), uri.query().unwrap_or_default())
         })
     }
+}
+
+/// Where definitions are.
+pub(super) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
+
+/// The custom resource that a path is about.
+fn serves(path: &str) -> Option<&'static str> {
+    let [group, _, plural] = path.strip_prefix("/apis/")?.split('/').collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let of_path = |it: &&&str| it.split_once('.') == Some((plural, group));
+    RESOURCES.iter().find(of_path).copied()
+}
+
+/// The one version in which it serves a resource, and its kind.
+fn version_and_kind(plural: &str) -> (&'static str, &'static str) {
+    match plural {
+        "meshconfigs" => ("v1alpha1", "MeshConfig"),
+        "authorizationpolicies" => ("v1", "AuthorizationPolicy"),
+        "peerauthentications" => ("v1beta1", "PeerAuthentication"),
+        "servicecidrs" => ("v1", "ServiceCIDR"),
+        "networkpolicies" => ("v1", "NetworkPolicy"),
+        _ => ("v1", "VirtualService"),
+    }
+}
+
+/// The part of a path that names that version.
+fn in_version(resource: &str) -> String {
+    let (plural, _) = resource.split_once('.').unwrap();
+    format!("/{}/", version_and_kind(plural).0)
+}
+
+/// Those that tests serve.
+const RESOURCES: [&str; 6] = [
+    "authorizationpolicies.security.istio.io",
+    "peerauthentications.security.istio.io",
+    "meshconfigs.isthmus.dev",
+    "virtualservices.networking.istio.io",
+    "servicecidrs.networking.k8s.io",
+    "networkpolicies.networking.k8s.io",
+];
+
+fn no_definition(name: &str) -> Value {
+    let mut status = status(404, "not found");
+    status["details"] = json!({"name": name, "group": "apiextensions.k8s.io",
+        "kind": "customresourcedefinitions"});
+    status
 }
 
 fn key(object: &Value) -> String {

@@ -88,11 +88,10 @@ async fn a_kind_whose_definition_is_removed_is_not_waited_for() {
     source.changed().await;
     let health = source.health();
     fake.unserve("authorizationpolicies.security.istio.io");
-    fake.forbid(POLICIES);
     until_heard(&health, |health| health.away().is_some()).await;
     let lost = tokio::time::Instant::now();
     until_heard(&health, |health| health.away().is_none()).await;
-    // The discovery looks at once, and once more, rather than at its next turn.
+    // The discovery looks at once rather than at its next turn.
     assert!(lost.elapsed() < super::super::discovery::DISCOVER_EVERY / 10);
     tokio::time::sleep(SETTLE).await;
     assert_eq!(health.hearing(), Hearing::Whole);
