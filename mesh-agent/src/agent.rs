@@ -207,6 +207,7 @@ pub async fn run(
         Arc::clone(&identities.trust),
         Arc::clone(&observer),
         Generation::nothing(),
+        source.health(),
     );
     let workers = Workers::start(options.workers.get(), &shared)?;
     let thread = NetnsThread::start().map_err(Error::Start)?;

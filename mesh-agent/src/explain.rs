@@ -11,10 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::addr::OriginalDst;
-use crate::model::{Resolution, Service, Workload, World};
+use crate::model::{Resolution, Service, Staleness, Workload, World};
 
 pub use answer::{Asked, Explanation, Happened, Mode, Nearest, Side, Verdict, Way};
 pub use past::past;
+use way::To;
+
 pub use query::{Destination, Query, QueryError, Question};
 
 /// Endpoints of a Service that are explained; what is true of these is seldom
@@ -55,6 +57,8 @@ pub struct Scene<'a> {
     pub generation: u64,
     /// Whether it was read in full.
     pub complete: bool,
+    /// Set while it may be out of date.
+    pub stale: Option<&'a Staleness>,
 }
 
 /// Whether a connection would be allowed, and why.
@@ -80,16 +84,24 @@ fn explain(scene: &Scene<'_>, from: &Workload, to: SocketAddr) -> Explanation {
     let (route, ways) = match scene.world.resolve(OriginalDst(to)) {
         Resolution::Workload(workload) => {
             let route = format!("pod {}", workload.uid);
-            (route, vec![way::explain(scene, from, Some(&workload), to)])
+            let way = way::explain(scene, from, To::Workload(&workload), to);
+            (route, vec![way])
         }
-        Resolution::Outside => (
-            "an address outside the mesh".to_owned(),
-            vec![way::explain(scene, from, None, to)],
-        ),
+        Resolution::Outside => {
+            let route = match scene.world.cluster_range(to.ip()) {
+                Some(range) => format!("an address of {range} that nothing has"),
+                None => "an address outside the mesh".to_owned(),
+            };
+            let way = way::explain(scene, from, To::Address, to);
+            (route, vec![way])
+        }
         Resolution::Service { service, endpoints } => {
             let count = endpoints.len();
             let endpoints = endpoints.iter().take(MAX_ENDPOINTS);
-            let ways = endpoints.map(|it| way::explain(scene, from, it.workload.as_ref(), it.addr));
+            let ways = endpoints.map(|it| {
+                let owner = it.workload.as_ref().map_or(To::Endpoint, To::Workload);
+                way::explain(scene, from, owner, it.addr)
+            });
             let name = service_name(&service);
             (format!("Service {name}, {count} ready"), ways.collect())
         }

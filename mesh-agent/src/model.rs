@@ -19,10 +19,12 @@
 mod address;
 mod build;
 mod keys;
+mod network_policies;
 mod object;
 mod pods;
 mod policies;
 mod problem;
+mod ranges;
 pub(crate) mod schema;
 mod services;
 mod settings;
@@ -35,11 +37,13 @@ mod tests;
 pub use build::{Built, build};
 pub(crate) use keys::STATUS as STATUS_ANNOTATION;
 pub(crate) use keys::asks_for_mesh;
+pub use network_policies::{NetworkPolicies, NetworkPolicy, ShutPort};
 pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy};
 pub(crate) use object::{key, namespace};
 pub use pods::{BadAddress, Place, Pod, Seen, Stage};
-pub(crate) use pods::{addresses, order, ours};
+pub(crate) use pods::{ContainerPort, addresses, hbone_port_names, hbone_ports, order, ours};
 pub use problem::{Problem, Severity};
+pub use ranges::{ClusterRange, ServiceCidr, Staleness};
 pub use schema::{
     AuthorizationPolicy, AuthorizationPolicySpec, CertificateData, Condition, ExtensionProvider,
     LabelSelector, MeshConfig, MeshConfigSpec, MutualTls, MutualTlsMode, Operation,
@@ -47,6 +51,6 @@ pub use schema::{
     RuleTo, Source, StaleListsMode, TargetRef, TlsConfig,
 };
 pub use services::{Endpoint, EndpointSlice, Service, ServiceObject};
-pub use settings::{MeshSettings, MtlsMode};
+pub use settings::{DeclaredRanges, MeshSettings, MtlsMode};
 pub use workload::{LocalPod, Workload};
 pub use world::{Resolution, World};

@@ -26,8 +26,10 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use crate::identity::SpiffeId;
-use crate::model::MeshSettings;
+use crate::model::{ClusterRange, MeshSettings, Staleness};
 
 pub use basis::{Basis, RuleRef, basis, matching};
 pub(crate) use bucket::{Action, Policy};
@@ -75,6 +77,16 @@ pub enum Target<'a> {
     SamePod,
     /// A workload or address that is not in the mesh.
     OutsideMesh,
+    /// An address of the cluster that no pod and no Service has: a pod that is not known yet
+    /// may have it.
+    Unlisted {
+        /// The address.
+        address: IpAddr,
+        /// The range that it is in.
+        range: &'a ClusterRange,
+        /// Set while what is known of the cluster may be out of date.
+        stale: Option<&'a Staleness>,
+    },
 }
 
 /// Leave for an outbound connection, by the only transport it may take.
@@ -134,7 +146,8 @@ pub fn inbound(
 /// Decides an outbound connection. `complete` says whether the configuration was
 /// read in full: while it is not, only what is known to be in the mesh may be
 /// reached. A workload in the mesh is reached if its own agent would let the
-/// connection in.
+/// connection in. An address of the cluster that nothing has is reached in plaintext only while
+/// what is known of the cluster is current, and never in a range that the MeshConfig declares.
 pub fn outbound(
     policies: &Policies,
     mesh: &MeshSettings,
@@ -148,8 +161,20 @@ pub fn outbound(
             OutboundPermit::Tunnel(TunnelPermit { expected })
         }),
         Target::SamePod => Decision::plain(plain()),
-        Target::OutsideMesh if complete => Decision::plain(plain()),
-        Target::OutsideMesh => Decision::plain(Err(Denial::DestinationUnknown)),
+        _ if !complete => Decision::plain(Err(Denial::DestinationUnknown)),
+        Target::OutsideMesh => Decision::plain(plain()),
+        Target::Unlisted {
+            address,
+            range,
+            stale,
+        } => Decision::plain(match (range.is_declared(), stale) {
+            (false, None) => plain(),
+            (_, stale) => Err(Denial::AddressUnlisted {
+                address: *address,
+                range: (*range).clone(),
+                stale: stale.cloned(),
+            }),
+        }),
     }
 }
 

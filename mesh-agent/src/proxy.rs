@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::config::KubeHealth;
 use crate::identity::TrustStore;
 use crate::intercept::Interceptor;
 use crate::model::{Workload, World};
@@ -118,6 +119,8 @@ pub struct Shared {
     pub interceptor: Arc<Interceptor>,
     /// The configuration in force.
     pub generation: ArcSwap<Generation>,
+    /// Whether what it was made of is current, where the Kubernetes API is watched.
+    pub api: Option<KubeHealth>,
     /// Whom to trust, which certificates were revoked.
     pub trust: Arc<TrustStore>,
     /// Counters, live connections, access log.
@@ -148,9 +151,11 @@ impl Shared {
         trust: Arc<TrustStore>,
         observer: Arc<Observer>,
         generation: Generation,
+        api: Option<KubeHealth>,
     ) -> Arc<Self> {
         Arc::new(Self {
             interceptor,
+            api,
             generation: ArcSwap::from_pointee(generation),
             trust,
             observer,

@@ -75,6 +75,8 @@ pub struct PodStatus {
     pub uid: String,
     /// Why it is not enrolled; `None` if it is.
     pub not_enrolled: Option<String>,
+    /// What is wrong with it although it is enrolled.
+    pub warning: Option<String>,
 }
 
 /// Writes statuses in the background for as long as it lives. To be ended with [`Self::end`]

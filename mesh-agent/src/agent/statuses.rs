@@ -138,7 +138,20 @@ fn pod_status(
         name: workload.name.to_string(),
         uid: workload.kube_uid.as_deref()?.to_owned(),
         not_enrolled,
+        warning: warning(workload, facts.world),
     })
+}
+
+/// The NetworkPolicies that shut the tunnels' port of the pod.
+fn warning(workload: &Workload, world: &World) -> Option<String> {
+    let policies = world.network_policies();
+    let shut = [policies.shut_into(workload), policies.shut_out_of(workload)];
+    let shut: Vec<String> = shut
+        .into_iter()
+        .flatten()
+        .map(|it| it.to_string())
+        .collect();
+    (!shut.is_empty()).then(|| shut.join("; "))
 }
 
 fn why_not(

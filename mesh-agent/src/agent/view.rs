@@ -361,10 +361,12 @@ impl AgentView for View {
 
     fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
         let generation = self.shared.generation.load_full();
+        let stale = self.api.as_ref().and_then(KubeHealth::staleness);
         let scene = explain::Scene {
             world: &generation.world,
             generation: generation.number,
             complete: generation.complete,
+            stale: stale.as_ref(),
         };
         match question {
             Question::Would(query) => explain::would(&scene, query),

@@ -2,6 +2,7 @@
 //! only a node can tell (`/sys/fs/bpf`, kernel features) is for `mesh-agent check` there.
 
 mod cluster;
+mod network_policies;
 mod nodes;
 mod permissions;
 

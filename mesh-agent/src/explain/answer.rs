@@ -101,6 +101,9 @@ pub struct Way {
     pub transport: Option<String>,
     /// What the destination's port takes.
     pub mode: Option<Mode>,
+    /// NetworkPolicies that shut the tunnels' port at either end. The CNI enforces them.
+    #[serde(default)]
+    pub network: Vec<String>,
     /// What the source's agent says; `None` where there is none.
     pub source: Option<Side>,
     /// What the destination's agent says; `None` where there is none.
@@ -201,6 +204,7 @@ impl Way {
             identity: None,
             transport: None,
             mode: None,
+            network: Vec::new(),
             source: Some(side),
             destination: None,
         }

@@ -54,6 +54,7 @@ fn inbound(scene: &Scene<'_>, account: &Account, own: &Arc<Workload>) -> Explana
         identity: None,
         transport: Some(transport.to_owned()),
         mode: Some(way::mode(scene, &request)),
+        network: Vec::new(),
         source: None,
         destination: Some(way::destination_side(scene, &request)),
     };

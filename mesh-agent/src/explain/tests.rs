@@ -27,6 +27,7 @@ fn scene(world: &World) -> Scene<'_> {
         world,
         generation: 7,
         complete: true,
+        stale: None,
     }
 }
 
@@ -150,6 +151,82 @@ fn a_table_of_verdicts() {
     }
 }
 
+/// Nothing of the cluster's own ranges is reached in plaintext unless it is certain that no pod
+/// has the address; an endpoint of a Service is an address that the configuration names.
+#[test]
+fn unlisted_address_is_refused_in_a_declared_range_always_and_in_another_while_stale() {
+    let declared = "
+apiVersion: isthmus.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {clusterRanges: [10.0.0.0/16, 10.1.0.0/16]}
+---
+";
+    let derived = "
+apiVersion: v1
+kind: Node
+metadata: {name: there}
+spec: {podCIDRs: [10.0.0.0/16]}
+---
+";
+    let by_hand = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: old, namespace: shop}
+spec: {clusterIP: 10.1.0.9, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: old-1, namespace: shop, labels: {kubernetes.io/service-name: old}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [10.0.77.1], conditions: {ready: true}}]
+";
+    let staleness = Staleness {
+        seconds: 12,
+        cause: "pods: refused".into(),
+    };
+    for (head, stale, to, expected) in [
+        (declared, false, "10.0.77.1:80", Verdict::Denied),
+        (declared, true, "10.0.77.1:80", Verdict::Denied),
+        (declared, true, "10.2.0.1:80", Verdict::Allowed),
+        (declared, false, "10.0.0.4:80", Verdict::Allowed),
+        (declared, false, "10.1.0.9:80", Verdict::Allowed),
+        (derived, false, "10.0.77.1:80", Verdict::Allowed),
+        (derived, true, "10.0.77.1:80", Verdict::Denied),
+        (derived, true, "10.1.0.9:80", Verdict::Denied),
+        (derived, false, "10.1.0.9:80", Verdict::Allowed),
+        (derived, true, "10.0.0.4:80", Verdict::Allowed),
+        (derived, true, "203.0.113.9:80", Verdict::Allowed),
+    ] {
+        let text = format!("{head}{WORLD}{by_hand}");
+        let objects = read_objects(Path::new("world.yaml"), &text).unwrap();
+        let world = build([&objects], "here", None).world;
+        let scene = Scene {
+            stale: stale.then_some(&staleness),
+            ..scene(&world)
+        };
+        let it = would(&scene, &Query::new("shop/web", to, None).unwrap()).unwrap();
+        let what = format!("{head} {stale} {to}: {it:#?}");
+        assert_eq!(it.verdict, expected, "{what}");
+        let side = it.ways[0].source.as_ref().unwrap();
+        if expected == Verdict::Denied {
+            assert_eq!(
+                side.reason.as_deref(),
+                Some("DESTINATION_UNKNOWN"),
+                "{what}"
+            );
+            assert_eq!(
+                side.detail
+                    .contains("disconnected for 12 s (pods: refused)"),
+                stale,
+                "{what}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_rule_that_decided_is_named() {
     let world = world();
@@ -203,6 +280,7 @@ fn while_the_configuration_is_not_complete_the_outside_is_refused() {
     let world = world();
     let scene = Scene {
         complete: false,
+        stale: None,
         ..scene(&world)
     };
     let query = Query::new("shop/web", "203.0.113.9:443", None).unwrap();

@@ -8,13 +8,23 @@ use super::{NOT_MESHED, Scene};
 use crate::model::Workload;
 use crate::policy::{self, Basis, Decision, Denial, InboundRequest, NearestMiss, Peer, Target};
 
-/// What a pod meets on the way to `to`, which is `workload`'s where that is known.
-pub(super) fn explain(
-    scene: &Scene<'_>,
-    from: &Workload,
-    workload: Option<&Arc<Workload>>,
-    to: SocketAddr,
-) -> Way {
+/// The owner of an address.
+#[derive(Clone, Copy)]
+pub(super) enum To<'a> {
+    /// This pod.
+    Workload(&'a Arc<Workload>),
+    /// None that is known; the address is an endpoint of a Service.
+    Endpoint,
+    /// None that is known.
+    Address,
+}
+
+/// What a pod meets on the way to `to`.
+pub(super) fn explain(scene: &Scene<'_>, from: &Workload, owner: To<'_>, to: SocketAddr) -> Way {
+    let workload = match owner {
+        To::Workload(workload) => Some(workload),
+        To::Endpoint | To::Address => None,
+    };
     let own = from.addresses.contains(&to.ip());
     let meshed = workload.filter(|workload| workload.meshed && !own);
     let peer = match from.meshed {
@@ -30,12 +40,22 @@ pub(super) fn explain(
         peer_ip: source_ip,
         client_ip: source_ip,
     });
-    let target = match &request {
-        _ if own => Target::SamePod,
-        Some(request) => Target::Meshed(*request),
-        None => Target::OutsideMesh,
-    };
     let world = scene.world;
+    let range = world.cluster_range(to.ip()).filter(|range| match owner {
+        To::Workload(_) => false,
+        To::Endpoint => !range.is_declared(),
+        To::Address => true,
+    });
+    let target = match (&request, range) {
+        _ if own => Target::SamePod,
+        (Some(request), _) => Target::Meshed(*request),
+        (None, Some(range)) => Target::Unlisted {
+            address: to.ip(),
+            range,
+            stale: scene.stale,
+        },
+        (None, None) => Target::OutsideMesh,
+    };
     let source = from.meshed.then(|| {
         let decision = policy::outbound(world.policies(), world.mesh(), &target, scene.complete);
         side(scene, &decision, request.as_ref())
@@ -49,11 +69,25 @@ pub(super) fn explain(
             .map(|it| it.identity.to_string()),
         transport: Some(if tunnel { "mutual_tls" } else { "plaintext" }.to_owned()),
         mode: request.as_ref().map(|request| mode(scene, request)),
+        network: match meshed.filter(|_| tunnel) {
+            Some(to) => network(scene, from, to),
+            None => Vec::new(),
+        },
         source,
         destination: request
             .as_ref()
             .map(|request| destination_side(scene, request)),
     }
+}
+
+/// The NetworkPolicies that keep a tunnel from its destination.
+fn network(scene: &Scene<'_>, from: &Workload, to: &Workload) -> Vec<String> {
+    let policies = scene.world.network_policies();
+    let shut = [policies.shut_out_of(from), policies.shut_into(to)];
+    shut.into_iter()
+        .flatten()
+        .map(|it| it.to_string())
+        .collect()
 }
 
 /// The address of the family of `to` from which a pod connects.

@@ -7,8 +7,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::keys::Keys;
+use super::network_policies::{self, NetworkPolicies};
 use super::object::{Objects, Origin, Sourced, Unenforced, key, name};
 use super::problem::Problem;
+use super::ranges::ClusterRanges;
 use super::world::{Owner, World};
 use super::{keys, pods, policies, services, settings};
 
@@ -69,6 +71,15 @@ pub fn build<'a>(
     let policies = policies::policies(&sources, &mesh, &pods.workloads, previous, &mut problems);
     mesh.inbound_mode = policies.mesh_mode().mode;
 
+    let cluster_ips = services.iter().flat_map(|it| &it.cluster_ips).copied();
+    let ranges = ClusterRanges::new(&mesh.ranges.blocks, &sources, cluster_ips);
+    let complete = pods.complete && mesh.ranges.is_complete;
+
+    let network_policies = NetworkPolicies::new(&sources);
+    let local = pods.workloads.iter();
+    let local = local.filter(|it| it.meshed && *it.node == *node);
+    network_policies::report(&network_policies, local, &mut problems);
+
     report_unenforced(&sources, &mut problems);
     report_misplaced_keys(&sources, &mut problems);
     problems.sort();
@@ -83,9 +94,11 @@ pub fn build<'a>(
             services,
             owners,
             policies: Arc::new(policies),
+            ranges,
+            network_policies,
         },
         problems,
-        complete: pods.complete,
+        complete,
         all_found: pods.all_found,
     }
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::network_policies::NetworkPolicy;
 use super::pods::Pod;
+use super::ranges::ServiceCidr;
 use super::schema::{AuthorizationPolicy, LabelSelector, MeshConfig, PeerAuthentication};
 use super::services::{EndpointSlice, ServiceObject};
 
@@ -85,6 +87,10 @@ pub struct Objects {
     pub authorization_policies: Vec<Sourced<AuthorizationPolicy>>,
     /// `isthmus.dev/v1alpha1/MeshConfig`
     pub mesh_configs: Vec<Sourced<MeshConfig>>,
+    /// `networking.k8s.io/v1/NetworkPolicy`, the part that is used.
+    pub network_policies: Vec<Sourced<Arc<NetworkPolicy>>>,
+    /// `networking.k8s.io/ServiceCIDR`, the part that is used.
+    pub service_cidrs: Vec<Sourced<ServiceCidr>>,
     /// Resources whose rules this version does not enforce.
     pub unenforced: Vec<Sourced<Unenforced>>,
     /// Policies that this source may hold where it could not be read.

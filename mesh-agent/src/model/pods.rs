@@ -23,7 +23,7 @@ use super::world::World;
 
 pub(super) use before::{Basis, MadeOf};
 pub use pod::{BadAddress, Place, Pod, Seen, Stage};
-pub(crate) use pod::{addresses, order, ours};
+pub(crate) use pod::{ContainerPort, addresses, hbone_port_names, hbone_ports, order, ours};
 
 /// What holds for all pods of one conversion.
 pub(super) struct Scope<'a> {

@@ -2,6 +2,7 @@
 
 mod aliases;
 pub(super) mod foreign;
+mod ranges;
 mod tls;
 
 use super::object::{Objects, Origin, Sourced, name};
@@ -10,6 +11,8 @@ use super::schema::{MeshConfig, StaleListsMode};
 use super::world::World;
 use crate::identity::{DomainTrust, StaleLists, TrustDomain};
 use crate::tls::TlsSettings;
+
+pub use ranges::DeclaredRanges;
 
 /// What the settings' problems are said of.
 const MESH_CONFIG: &str = "MeshConfig mesh";
@@ -36,6 +39,8 @@ pub struct MeshSettings {
     pub foreign: Vec<DomainTrust>,
     /// What becomes of peers whose revocation list is unreadable or out of date.
     pub stale_lists: StaleLists,
+    /// Addresses that are never outside the mesh.
+    pub ranges: DeclaredRanges,
 }
 
 /// What a meshed workload takes.
@@ -70,6 +75,7 @@ impl Default for MeshSettings {
             tls: TlsSettings::default(),
             foreign: Vec::new(),
             stale_lists: StaleLists::default(),
+            ranges: DeclaredRanges::default(),
         }
     }
 }
@@ -182,6 +188,8 @@ fn apply(
         let last_good = last_good.map(|mesh| &mesh.tls);
         settings.tls = tls::tls(config, origin, last_good, problems);
     }
+    let ranges_before = last_good.map(|mesh| &mesh.ranges);
+    settings.ranges = ranges::ranges(&spec.cluster_ranges, origin, ranges_before, problems);
     let last_good = last_good.map_or(&[][..], |mesh| &mesh.foreign);
     let (own, entries) = (&settings.trust_domain, &spec.ca_certificates);
     settings.foreign = foreign::foreign(entries, own, origin, last_good, problems);

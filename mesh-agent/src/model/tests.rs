@@ -5,6 +5,7 @@ mod aliases;
 mod members;
 mod order;
 mod problems;
+mod ranges;
 mod resolve;
 mod services;
 mod settings;

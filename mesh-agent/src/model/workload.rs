@@ -44,8 +44,17 @@ pub struct Workload {
     /// Set when this node's agent is to enrol it: it is meshed, on this node, says
     /// where its namespace and cgroup are, and no other pod claims any of its own.
     pub local: Option<LocalPod>,
+    /// Names of its container ports that are TCP 15008, by which a NetworkPolicy may open it.
+    pub hbone_ports: Option<Arc<[Box<str>]>>,
     /// Where it was read.
     pub origin: Origin,
+}
+
+impl Workload {
+    /// Names of its container ports that are TCP 15008.
+    pub fn hbone_port_names(&self) -> &[Box<str>] {
+        self.hbone_ports.as_deref().unwrap_or_default()
+    }
 }
 
 /// Where the kernel knows a pod of this node. Both paths are absolute; that they

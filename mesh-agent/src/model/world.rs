@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::network_policies::NetworkPolicies;
 use super::object::Origin;
 use super::pods::{Basis, MadeOf};
 use super::problem::Problem;
+use super::ranges::{ClusterRange, ClusterRanges};
 use super::services::{Endpoint, Owners, Service};
 use super::settings::{MeshSettings, foreign};
 use super::workload::Workload;
@@ -30,6 +32,8 @@ pub struct World {
     pub(super) services: Vec<Arc<Service>>,
     pub(super) owners: Owners,
     pub(super) policies: Arc<Policies>,
+    pub(super) ranges: ClusterRanges,
+    pub(super) network_policies: NetworkPolicies,
 }
 
 /// Whose an address is.
@@ -128,6 +132,17 @@ impl World {
             Some(Owner::Workload(workload)) => Some(workload),
             _ => None,
         }
+    }
+
+    /// The range of the cluster that an address is in. One that no object has is not outside the
+    /// mesh for certain.
+    pub fn cluster_range(&self, ip: IpAddr) -> Option<&ClusterRange> {
+        self.ranges.find(ip)
+    }
+
+    /// Which NetworkPolicies shut the tunnels' port.
+    pub fn network_policies(&self) -> &NetworkPolicies {
+        &self.network_policies
     }
 
     /// Where a connection to `destination` goes.

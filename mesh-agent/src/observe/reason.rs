@@ -111,8 +111,8 @@ reasons! {
         "A connection reached the pod's outbound listener without a recorded original destination.",
         "nothing should dial that listener directly; if nothing does, report it with the agent's log";
     DestinationUnknown, "DESTINATION_UNKNOWN", Deny,
-        "Whether the destination is in the mesh is not known: the configuration is not complete, or contradicts itself there.",
-        "mend what mesh-agent problems lists: a file that cannot be read, or two objects with one address";
+        "Whether the destination is in the mesh is not known: the configuration is not complete, is out of date, contradicts itself, or has no object for an address of the cluster.",
+        "correct what mesh-agent problems lists: the Kubernetes API is disconnected, a file cannot be read, two objects have one address; or describe the address, or correct spec.clusterRanges of the MeshConfig";
     NoCredential, "NO_CREDENTIAL", Identity,
         "The pod's identity has no certificate yet, or it could not be renewed.",
         "look for issuing errors in the agent's log and at the state directory's permissions";

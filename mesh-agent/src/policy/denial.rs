@@ -2,9 +2,11 @@
 //! one that might have let it in.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::identity::TrustDomain;
+use crate::model::{ClusterRange, Staleness};
 use crate::observe::Reason;
 
 /// Names one policy. Cheap to clone.
@@ -83,6 +85,19 @@ pub enum Denial {
         "the configuration is not complete, so whether the destination is in the mesh is not known"
     )]
     DestinationUnknown,
+    /// An address of the cluster that no pod and no Service has.
+    #[error(
+        "{address} is in {range} and belongs to no pod and no Service that is known{}, so whether it is in the mesh is not known",
+        OutOfDate(.stale.as_ref())
+    )]
+    AddressUnlisted {
+        /// The address.
+        address: IpAddr,
+        /// The range that it is in.
+        range: ClusterRange,
+        /// How long what is known may have been out of date.
+        stale: Option<Staleness>,
+    },
     /// A rule of a DENY policy matched.
     #[error("AuthorizationPolicy {policy} denies {identity} (spec.rules[{rule}])")]
     Policy {
@@ -123,7 +138,7 @@ impl Denial {
         match self {
             Self::PlaintextInStrict { .. } => Reason::PlaintextRefused,
             Self::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
-            Self::DestinationUnknown => Reason::DestinationUnknown,
+            Self::DestinationUnknown | Self::AddressUnlisted { .. } => Reason::DestinationUnknown,
             Self::Policy { .. } => Reason::PolicyDenied,
             Self::NoAllow { .. } => Reason::PolicyNoAllow,
             Self::PolicyUnusable { .. } => Reason::PolicyUnusable,
@@ -140,6 +155,14 @@ impl Denial {
             } => Some(policy),
             _ => None,
         }
+    }
+}
+
+struct OutOfDate<'a>(Option<&'a Staleness>);
+
+impl fmt::Display for OutOfDate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |stale| write!(f, "; {stale}"))
     }
 }
 

@@ -167,13 +167,66 @@ impl IpBlock {
         }
     }
 
+    /// The block of one address, in canonical form.
+    pub(crate) fn single(address: IpAddr) -> Self {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let network = address;
+        Self { network, bits }
+    }
+
+    /// The smallest block of this one's addresses and `ip`, which is of its family.
+    pub(crate) fn extended_to(&self, ip: IpAddr) -> Self {
+        let same = match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                (u32::from(network) ^ u32::from(ip)).leading_zeros()
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                (u128::from(network) ^ u128::from(ip)).leading_zeros()
+            }
+            _ => 0,
+        };
+        let bits = u8::try_from(same).map_or(self.bits, |same| self.bits.min(same));
+        Self { bits, ..*self }.masked()
+    }
+
+    /// Its lowest address.
+    pub(crate) fn first(&self) -> IpAddr {
+        let host_bits = |all: u32| all - u32::from(self.bits);
+        match self.network {
+            IpAddr::V4(network) => {
+                let mask = u32::MAX.checked_shl(host_bits(32)).unwrap_or(0);
+                IpAddr::V4((u32::from(network) & mask).into())
+            }
+            IpAddr::V6(network) => {
+                let mask = u128::MAX.checked_shl(host_bits(128)).unwrap_or(0);
+                IpAddr::V6((u128::from(network) & mask).into())
+            }
+        }
+    }
+
+    /// The same block, written with its lowest address.
+    pub(crate) fn masked(&self) -> Self {
+        let network = self.first();
+        Self { network, ..*self }
+    }
+
+    /// Whether it is written with another address than its lowest.
+    pub(crate) fn has_host_bits(&self) -> bool {
+        self.first() != self.network
+    }
+
+    /// How many bits its addresses share.
+    pub(crate) fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Whether every address of `other` is one of this block.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         self.bits <= other.bits && self.contains(other.network)
     }
 
     /// `ip` in canonical form.
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match (self.network, ip) {
             (IpAddr::V4(network), IpAddr::V4(ip)) => {
                 let differing = u32::from(network) ^ u32::from(ip);

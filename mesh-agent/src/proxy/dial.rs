@@ -52,6 +52,13 @@ pub(super) enum TunnelError {
     /// The TCP connection failed.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// No answer to the SYN came.
+    #[error(
+        "connecting to {to} took longer than {} s: a NetworkPolicy or a firewall that does not allow \
+         TCP port {HBONE_PORT}, by which the mesh reaches the pod, drops it without an answer",
+        CONNECT_TIMEOUT.as_secs()
+    )]
+    Silent { to: SocketAddr },
     /// The handshake failed, or it proved another identity.
     #[error("the TLS handshake with {to} failed: {failure}")]
     Handshake {
@@ -131,7 +138,11 @@ pub(super) async fn tunnel(
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
     let socket = outward(shared, pod, to).await?;
-    let stream = connect(socket.into(), to).await?;
+    let connected = connect(socket.into(), to).await;
+    let stream = connected.map_err(|error| match error {
+        DialError::TimedOut { to } => TunnelError::Silent { to },
+        error => TunnelError::Dial(error),
+    })?;
     tls::connect(&credential, permit.expected(), stream)
         .await
         .map_err(|failure| TunnelError::Handshake { to, failure })

@@ -15,6 +15,7 @@ pub(super) struct Failure {
     outcome: Outcome,
     detail: Option<String>,
     after_handshake: bool,
+    is_unanswered: bool,
 }
 
 impl Failure {
@@ -23,6 +24,7 @@ impl Failure {
             outcome: Outcome::Denied(reason),
             detail: Some(detail.to_string()),
             after_handshake: false,
+            is_unanswered: false,
         }
     }
 
@@ -31,6 +33,7 @@ impl Failure {
             outcome: Outcome::Failed(reason),
             detail: Some(detail.to_string()),
             after_handshake: false,
+            is_unanswered: false,
         }
     }
 
@@ -40,6 +43,7 @@ impl Failure {
             outcome: Outcome::Failed(reason),
             detail: None,
             after_handshake: false,
+            is_unanswered: false,
         }
     }
 
@@ -49,6 +53,7 @@ impl Failure {
             outcome: cut(record),
             detail: None,
             after_handshake: false,
+            is_unanswered: false,
         }
     }
 
@@ -65,16 +70,42 @@ impl Failure {
         self.after_handshake
     }
 
+    /// Nothing at all came back from the destination.
+    pub(super) fn unanswered(self) -> Self {
+        Self {
+            is_unanswered: true,
+            ..self
+        }
+    }
+
+    /// Whether nothing at all came back from the destination.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.is_unanswered
+    }
+
+    /// The same failure with more to its detail.
+    pub(super) fn with_note(self, note: impl fmt::Display) -> Self {
+        let detail = match self.detail {
+            Some(detail) => format!("{detail}. {note}"),
+            None => note.to_string(),
+        };
+        Self {
+            detail: Some(detail),
+            ..self
+        }
+    }
+
     /// Whether nothing listened where the destination's agent should.
     pub(super) fn is_refused(&self) -> bool {
         matches!(self.outcome, Outcome::Failed(Reason::UpstreamRefused))
     }
 
     /// The reason, if another endpoint of the same service may do better. One of policy is
-    /// none of these: it is not to be gone around.
+    /// none of these: it is not to be gone around. An endpoint whose pod is not known yet is.
     pub(super) fn another_may_answer(&self) -> Option<Reason> {
         match self.outcome {
-            Outcome::Failed(
+            Outcome::Denied(reason @ Reason::DestinationUnknown)
+            | Outcome::Failed(
                 reason @ (Reason::UpstreamRefused
                 | Reason::UpstreamUnreachable
                 | Reason::UpstreamTimeout
@@ -166,7 +197,9 @@ impl From<&TunnelError> for Failure {
     fn from(error: &TunnelError) -> Self {
         let reason = match error {
             TunnelError::Dial(DialError::Refused { .. }) => Reason::UpstreamRefused,
-            TunnelError::Dial(DialError::TimedOut { .. }) => Reason::UpstreamTimeout,
+            TunnelError::Dial(DialError::TimedOut { .. }) | TunnelError::Silent { .. } => {
+                Reason::UpstreamTimeout
+            }
             TunnelError::Dial(DialError::NoSocket(cause)) if out_of_descriptors(cause) => {
                 Reason::FdLimit
             }
@@ -194,6 +227,10 @@ impl From<&TunnelError> for Failure {
             TunnelError::Handshake { .. } => Reason::UpstreamTls,
             TunnelError::NoCredential(_) => Reason::NoCredential,
         };
-        Self::failed(reason, error)
+        let failure = Self::failed(reason, error);
+        match error {
+            TunnelError::Silent { .. } => failure.unanswered(),
+            _ => failure,
+        }
     }
 }

@@ -97,10 +97,11 @@ async fn connect(
     source: SocketAddr,
     record: &Connection,
 ) -> Result<(Upstream, Option<Busy>), Failure> {
+    let named = |failure| name_network_policies(failure, pod, generation, record);
     match Route::find(&generation.world, destination)? {
         Route::Direct(candidate) => {
             let way = attempt(worker, pod, generation, &candidate, source, record).await;
-            Ok((way?, None))
+            Ok((way.map_err(named)?, None))
         }
         Route::Balanced(balanced) => {
             let asked = Asked {
@@ -111,9 +112,34 @@ async fn connect(
             let attempt = async |candidate: Candidate| {
                 attempt(worker, pod, generation, &candidate, source, record).await
             };
-            let (upstream, busy) = retry::among(worker, &asked, record, attempt).await?;
+            let made = retry::among(worker, &asked, record, attempt).await;
+            let (upstream, busy) = made.map_err(named)?;
             Ok((upstream, Some(busy)))
         }
+    }
+}
+
+/// Names the NetworkPolicies that keep a tunnel from its destination, where nothing came back.
+fn name_network_policies(
+    failure: Failure,
+    pod: &Pod,
+    generation: &Generation,
+    record: &Connection,
+) -> Failure {
+    if !failure.is_unanswered() {
+        return failure;
+    }
+    let world = &generation.world;
+    let to = record.live().upstream();
+    let to = to.and_then(|to| world.workload_by_ip(to.ip()));
+    let Some(to) = to.filter(|to| to.meshed) else {
+        return failure;
+    };
+    let policies = world.network_policies();
+    let out = || policies.shut_out_of(&pod.workload());
+    match policies.shut_into(to).or_else(out) {
+        Some(shut) => failure.with_note(shut),
+        None => failure,
     }
 }
 
@@ -131,6 +157,12 @@ async fn attempt(
         record.set_peer(worker.labels.workload(workload));
     }
     let own = pod.workload();
+    let world = &generation.world;
+    let range = match &candidate.workload {
+        None if !pod.owns(to.ip()) => world.cluster_range(to.ip()),
+        _ => None,
+    };
+    let stale = range.and_then(|_| worker.shared.api.as_ref()?.staleness());
     let target = match &candidate.workload {
         _ if pod.owns(to.ip()) => Target::SamePod,
         Some(workload) if workload.meshed => Target::Meshed(InboundRequest {
@@ -141,9 +173,16 @@ async fn attempt(
             peer_ip: source.ip(),
             client_ip: source.ip(),
         }),
-        _ => Target::OutsideMesh,
+        Some(_) => Target::OutsideMesh,
+        None => match range.filter(|range| candidate.is_asked_for || !range.is_declared()) {
+            Some(range) => Target::Unlisted {
+                address: to.ip(),
+                range,
+                stale: stale.as_ref(),
+            },
+            None => Target::OutsideMesh,
+        },
     };
-    let world = &generation.world;
     let decision = policy::outbound(world.policies(), world.mesh(), &target, generation.complete);
     if matches!(target, Target::Meshed(_)) {
         record.judged(&decision);

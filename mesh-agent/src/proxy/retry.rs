@@ -99,7 +99,9 @@ async fn one_after_another<T>(
                 return Ok((made, busy));
             }
             Ok(Err(failure)) => failure,
-            Err(_) => Failure::failed(Reason::UpstreamTimeout, Late(endpoint.addr, limit)),
+            Err(_) => {
+                Failure::failed(Reason::UpstreamTimeout, Late(endpoint.addr, limit)).unanswered()
+            }
         };
         let Some(reason) = failure.another_may_answer() else {
             return Err(failure);

@@ -27,6 +27,9 @@ pub(super) struct Candidate {
     pub(super) addr: SocketAddr,
     /// Whose the address is; none outside the cluster.
     pub(super) workload: Option<Arc<Workload>>,
+    /// Whether the application asked for this address. An endpoint of a Service is one that the
+    /// configuration names.
+    pub(super) is_asked_for: bool,
 }
 
 impl Route {
@@ -36,6 +39,7 @@ impl Route {
             Self::Direct(Candidate {
                 addr: destination.0,
                 workload,
+                is_asked_for: true,
             })
         };
         match world.resolve(destination) {
@@ -60,6 +64,7 @@ impl From<&Endpoint> for Candidate {
         Self {
             addr: endpoint.addr,
             workload: endpoint.workload.clone(),
+            is_asked_for: false,
         }
     }
 }

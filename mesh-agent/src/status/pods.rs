@@ -1,5 +1,6 @@
 //! Writes why pods of this node are not enrolled: an annotation, which is there for as long
-//! as it is true, and an event. Started by [`super::Writer`].
+//! as it is true, and an event. Of a pod that is enrolled and whose tunnels a NetworkPolicy shuts
+//! out, the annotation alone. Started by [`super::Writer`].
 //!
 //! The metadata of the node's own pods is watched, so that an annotation is corrected
 //! whoever left it: an agent that died, or a person. It is written by way of the pod's
@@ -35,6 +36,11 @@ const REMIND: Duration = Duration::from_secs(30 * 60);
 
 /// The longest wait after an error.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How the annotation of a pod begins that is not enrolled...
+const NOT_ENROLLED: &str = "not enrolled: ";
+/// ...and of one that is, and cannot be reached.
+const ENROLLED: &str = "enrolled, but: ";
 
 /// Bytes of a reason in the annotation.
 const MAX_REASON: usize = 4096;
@@ -211,10 +217,16 @@ async fn bring_in_line(
     if pod.is_going && reason.is_some() && pod.annotation.is_none() {
         return Ok(());
     }
-    let wanted = reason.map(annotation);
+    let warning = status.and_then(|status| status.warning.as_deref());
+    let wanted = match (reason, warning) {
+        (Some(reason), _) => Some(annotation(NOT_ENROLLED, reason)),
+        (None, Some(warning)) => Some(annotation(ENROLLED, warning)),
+        (None, None) => None,
+    };
     let mut recovered = false;
     if pod.annotation != wanted && annotate(client, pod, uid, wanted.as_deref()).await? {
-        recovered = wanted.is_none();
+        let before = pod.annotation.as_deref();
+        recovered = reason.is_none() && before.is_some_and(|it| it.starts_with(NOT_ENROLLED));
         pod.annotation = wanted;
     }
     let regarding = Regarding {
@@ -285,9 +297,9 @@ async fn annotate(
     }
 }
 
-fn annotation(reason: &str) -> String {
+fn annotation(state: &str, reason: &str) -> String {
     format!(
-        "not enrolled: {}",
+        "{state}{}",
         &reason[..reason.floor_char_boundary(MAX_REASON)]
     )
 }

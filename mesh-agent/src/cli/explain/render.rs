@@ -106,6 +106,7 @@ fn way(out: &mut Lines, it: &Way) {
     if let Some(mode) = &it.mode {
         out.line("  mode", &format!("{} by {}", mode.mode, mode.from));
     }
+    out.all("  network", &it.network);
     side(out, "  source", it.source.as_ref());
     side(out, "  destination", it.destination.as_ref());
 }

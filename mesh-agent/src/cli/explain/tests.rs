@@ -75,6 +75,7 @@ fn refused() -> Explanation {
                 mode: "STRICT".into(),
                 from: "PeerAuthentication shop/db".into(),
             }),
+            network: vec!["NetworkPolicy shop/only-5432 allows no TCP to port 15008".into()],
             source: None,
             destination: Some(side),
         }],
@@ -96,6 +97,7 @@ to            10.0.0.2:22, pod shop/db
   by          mutual_tls
   expects     spiffe://cluster.local/ns/shop/sa/db
   mode        STRICT by PeerAuthentication shop/db
+  network     NetworkPolicy shop/only-5432 allows no TCP to port 15008
   source      no agent is asked
   destination DENIED, POLICY_NO_ALLOW
     why       no ALLOW policy matched

@@ -11,6 +11,7 @@ use kube::{Api, Client};
 
 use super::super::check::Finding;
 use super::super::install::ClusterError;
+use super::network_policies;
 use crate::install::{AUTHORITY, NAMESPACE};
 
 /// The first whose tokens name the node of their pod, and which has `appArmorProfile` and
@@ -43,6 +44,7 @@ pub(super) async fn findings(client: &Client) -> Result<Vec<Finding>, ClusterErr
         istio(client).await?,
         other_meshes(client).await?,
         labels(client).await?,
+        network_policies::finding(client).await?,
     ])
 }
 

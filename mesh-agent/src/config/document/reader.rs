@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Mapping, Value};
 
@@ -171,6 +172,9 @@ impl Reader {
             ("isthmus.dev/v1alpha1", "MeshConfig") => {
                 self.typed(mapping, kind, |o| &mut o.mesh_configs);
             }
+            (_, "NetworkPolicy" | "ServiceCIDR") if group == "networking.k8s.io" => {
+                self.networking(mapping, kind);
+            }
             (_, "EndpointSlice") if group == "discovery.k8s.io" => {
                 self.other_version(&mapping, version, kind, "discovery.k8s.io/v1");
             }
@@ -188,6 +192,26 @@ impl Reader {
             _ if UNENFORCED_GROUPS.contains(&group) => self.unenforced(&mapping, kind),
             // Deployments, ConfigMaps and the rest: not the mesh's business.
             _ => {}
+        }
+    }
+
+    /// A kind of the cluster's own network. In a folder it describes nothing that exists.
+    fn networking(&mut self, mut mapping: Mapping, kind: &str) {
+        if matches!(self.source, Source::File) {
+            return;
+        }
+        // The fields that are read are the same in every version.
+        mapping.insert("apiVersion".into(), "networking.k8s.io/v1".into());
+        match kind {
+            "NetworkPolicy" => self.converted(
+                mapping,
+                kind,
+                |it: networking::NetworkPolicy| Arc::new(it.into()),
+                |o| &mut o.network_policies,
+            ),
+            _ => self.converted(mapping, kind, networking::ServiceCIDR::into, |o| {
+                &mut o.service_cidrs
+            }),
         }
     }
 

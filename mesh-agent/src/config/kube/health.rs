@@ -1,18 +1,26 @@
 //! What is to be told of the connection to the Kubernetes API: per kind, whether it was
 //! listed and whether it is being heard. Written by the followers; read by the status, by the
-//! gate before a pod starts, and by followers that wait for their next attempt.
+//! gate before a pod starts, by the proxy, and by followers that wait for their next attempt.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::kinds;
+use crate::model::Staleness;
 
 /// What a watch missed comes in the first moment of the next one, and is in force a tenth of a
 /// second later, or where the cluster is large as soon as a world is made.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long a watch may be disconnected before an address of the cluster that nothing has counts
+/// as one that may be a new pod's. A restart of the API server's process, the end of a watch and a
+/// failover are over sooner: attempts are made after 0.25, 0.75, 1.75 and 3.75 s. A pod that
+/// starts meanwhile takes about as long until its address is known to anybody.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// A handle; all clones show the same.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +30,18 @@ pub struct KubeHealth(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     turns: watch::Sender<Turns>,
+    /// Set while what is known may be out of date; read for connections, without a lock.
+    behind: ArcSwapOption<Behind>,
+}
+
+/// Since when what is known may be out of date.
+#[derive(Clone, Debug)]
+struct Behind {
+    since: tokio::time::Instant,
+    /// When what was missed is in force; `None` while a watch is disconnected.
+    until: Option<tokio::time::Instant>,
+    /// Which watch is disconnected, and why.
+    cause: Arc<str>,
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +135,21 @@ impl KubeHealth {
         }
     }
 
+    /// Set while what is known of the cluster's addresses has been out of date for longer than
+    /// [`GRACE`]. Takes no lock.
+    pub fn staleness(&self) -> Option<Staleness> {
+        let behind = self.0.behind.load();
+        let behind = behind.as_ref()?;
+        let is_over = behind
+            .until
+            .is_some_and(|at| at <= tokio::time::Instant::now());
+        let elapsed = behind.since.elapsed();
+        (!is_over && elapsed >= GRACE).then(|| Staleness {
+            seconds: elapsed.as_secs(),
+            cause: Arc::clone(&behind.cause),
+        })
+    }
+
     /// Waits until what is known fits together: all is heard, and what was missed is in force, or
     /// nothing is heard.
     pub async fn settled(&self) {
@@ -201,10 +236,45 @@ impl KubeHealth {
         let behind = |health: &KindHealth| health.away_since.is_some() || health.listing;
         let (synced, was_behind) = (health.synced, behind(health));
         let changed = change(health);
-        if synced && was_behind && !behind(health) {
+        let is_behind = behind(health);
+        if synced && was_behind && !is_behind {
             state.caught_up = Some(tokio::time::Instant::now());
         }
+        if was_behind || is_behind {
+            self.note_behind(&state);
+        }
         changed
+    }
+
+    /// Notes whether a watch that decides where connections go is disconnected or listed again.
+    fn note_behind(&self, state: &State) {
+        let needed: Vec<String> = kinds::needed().collect();
+        let cause = state.kinds.values().find_map(|it| {
+            let is_watched = it.version.is_some() && needed.contains(&it.kind);
+            let error = it.error.as_deref();
+            match (it.away_since, it.listing) {
+                _ if !is_watched => None,
+                (Some(_), _) => Some(format!("{}: {}", it.kind, error.unwrap_or("no answer"))),
+                (None, true) => Some(format!("{}: being listed again", it.kind)),
+                (None, false) => None,
+            }
+        });
+        let now = tokio::time::Instant::now();
+        let before = self.0.behind.load_full();
+        let lasting = before.filter(|it| it.until.is_none_or(|at| at > now));
+        let behind = match (cause, lasting) {
+            (Some(cause), lasting) => Behind {
+                since: lasting.map_or(now, |it| it.since),
+                until: None,
+                cause: cause.into(),
+            },
+            (None, Some(lasting)) => Behind {
+                until: lasting.until.or(Some(now + SETTLE)),
+                ..(*lasting).clone()
+            },
+            (None, None) => return self.0.behind.store(None),
+        };
+        self.0.behind.store(Some(Arc::new(behind)));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

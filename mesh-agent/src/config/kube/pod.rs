@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use super::intern::Interner;
-use super::received::{Body, Leaf, Part};
+use super::received::{Body, Items, Leaf, Part};
 use crate::model::{self, Origin, Place, Pod, Problem, Severity, Stage};
 
 /// Where the kubelet writes, on the object that mirrors a pod of its own files, the UID
@@ -44,6 +44,22 @@ struct Spec {
     node_name: Leaf<String>,
     service_account_name: Leaf<String>,
     host_network: Leaf<bool>,
+    containers: Items<Part<Container>>,
+}
+
+/// Of a container, the ports that it names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Items<Part<ContainerPort>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerPort {
+    name: Leaf<String>,
+    container_port: Leaf<i32>,
+    protocol: Leaf<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -116,6 +132,14 @@ pub(super) fn read(body: PodBody, interner: &mut Interner) -> Result<Pod, Vec<Pr
         .take("spec.nodeName", spec.node_name)
         .unwrap_or_default();
     let host_network = wrong.take("spec.hostNetwork", spec.host_network);
+    let ports = spec.containers.0.into_iter().flat_map(|it| it.0.ports.0);
+    let hbone_ports = model::hbone_ports(ports.filter_map(|Part(it)| {
+        Some(model::ContainerPort {
+            name: it.name.good().cloned(),
+            container_port: *it.container_port.good()?,
+            protocol: it.protocol.good().cloned(),
+        })
+    }));
     let phase = wrong.take("status.phase", status.phase);
     let single = wrong.take("status.podIP", status.pod_ip);
     let several = wrong
@@ -141,6 +165,7 @@ pub(super) fn read(body: PodBody, interner: &mut Interner) -> Result<Pod, Vec<Pr
         addresses,
         bad_addresses,
         place: Place::Seen(None),
+        hbone_ports,
     })
 }
 

@@ -166,8 +166,14 @@ fn strip(fields: &mut Map<String, Value>, kind: &Kind) {
         }
     }
     match kind.kind.as_str() {
-        "Namespace" | "Node" if kind.group.is_empty() => {
+        "Namespace" if kind.group.is_empty() => {
             fields.remove("spec");
+            fields.remove("status");
+        }
+        "Node" if kind.group.is_empty() => {
+            if let Some(Value::Object(spec)) = fields.get_mut("spec") {
+                spec.retain(|key, _| key == "podCIDR" || key == "podCIDRs");
+            }
             fields.remove("status");
         }
         _ => {}
@@ -183,6 +189,8 @@ fn shrink(objects: &mut Objects) {
     objects.peer_authentications.shrink_to_fit();
     objects.authorization_policies.shrink_to_fit();
     objects.unenforced.shrink_to_fit();
+    objects.network_policies.shrink_to_fit();
+    objects.service_cidrs.shrink_to_fit();
 }
 
 /// One copy of what many objects have.

@@ -133,6 +133,67 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Part<T> {
     }
 }
 
+/// The items of a list; none where there is something else than a list.
+#[derive(Clone, Debug)]
+pub(super) struct Items<T>(pub(super) Vec<T>);
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+            type Value = Items<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Items(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Items<T>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Items::default())
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+
+            fn visit_unit<E>(self) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+        }
+        deserializer.deserialize_any(List(std::marker::PhantomData))
+    }
+}
+
 /// One value, or what is wrong with what stands in its place.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Leaf<T> {

@@ -5,6 +5,7 @@ mod hearing;
 mod incomplete;
 mod objects;
 mod outages;
+mod ranges;
 mod vanished;
 
 use std::sync::Arc;

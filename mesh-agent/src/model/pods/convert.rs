@@ -123,6 +123,7 @@ pub(super) fn convert(
         app: label(object, &["app.kubernetes.io/name", "app"]),
         version: label(object, &["app.kubernetes.io/version", "version"]),
         local,
+        hbone_ports: object.hbone_ports.clone(),
         origin: origin.clone(),
     });
     if to_enrol && workload.local.is_none() {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::super::address;
 use super::super::keys::Keys;
 use super::super::workload::LocalPod;
+use crate::addr::HBONE_PORT;
 
 /// A pod. Texts that many pods have are shared where whoever makes it shares them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Pod {
     pub bad_addresses: Vec<BadAddress>,
     /// Where the machine has it.
     pub place: Place,
+    /// Names of its container ports that are TCP 15008; `None` of nearly all.
+    pub hbone_ports: Option<Arc<[Box<str>]>>,
 }
 
 /// How far a pod has come.
@@ -122,6 +125,7 @@ impl Pod {
         );
         let has_ip = status.pod_ip.is_some() || !ips.is_empty();
         let deleted = metadata.deletion_timestamp.is_some();
+        let hbone_ports = hbone_ports(container_ports(&spec));
         let account = spec.service_account_name.filter(|it| !it.is_empty());
         Self {
             name: metadata.name.unwrap_or_default().into(),
@@ -136,8 +140,49 @@ impl Pod {
             addresses,
             bad_addresses,
             place: Place::Annotated,
+            hbone_ports,
         }
     }
+}
+
+/// One port of a container.
+pub(crate) struct ContainerPort {
+    pub(crate) name: Option<String>,
+    pub(crate) container_port: i32,
+    pub(crate) protocol: Option<String>,
+}
+
+/// The ports of a pod's containers.
+fn container_ports(spec: &core::PodSpec) -> impl Iterator<Item = ContainerPort> {
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|it| it.ports.iter().flatten());
+    ports.map(|it| ContainerPort {
+        name: it.name.clone(),
+        container_port: it.container_port,
+        protocol: it.protocol.clone(),
+    })
+}
+
+/// The names of a pod's container ports that are TCP 15008.
+pub(crate) fn hbone_port_names(pod: &core::Pod) -> Vec<Box<str>> {
+    let names = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| hbone_ports(container_ports(spec)));
+    names.map_or_else(Vec::new, |names| names.to_vec())
+}
+
+/// The names of those ports that are TCP 15008.
+pub(crate) fn hbone_ports(ports: impl Iterator<Item = ContainerPort>) -> Option<Arc<[Box<str>]>> {
+    let is_tcp = |it: &ContainerPort| it.protocol.as_deref().is_none_or(|it| it == "TCP");
+    let is_hbone = |it: &ContainerPort| it.container_port == i32::from(HBONE_PORT) && is_tcp(it);
+    let names = ports
+        .filter(is_hbone)
+        .filter_map(|it| Some(it.name?.into()));
+    let names: Vec<Box<str>> = names.collect();
+    (!names.is_empty()).then(|| names.into())
 }
 
 impl Stage {

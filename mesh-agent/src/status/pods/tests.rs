@@ -119,7 +119,23 @@ impl Agent {
             name: "web".into(),
             uid: uid.into(),
             not_enrolled: reason.map(str::to_owned),
+            warning: None,
         });
+        self.publish(pod);
+    }
+
+    /// The pod is enrolled, and this is wrong with it.
+    fn publish_warning(&self, warning: &str) {
+        self.publish(Some(PodStatus {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "u1".into(),
+            not_enrolled: None,
+            warning: Some(warning.to_owned()),
+        }));
+    }
+
+    fn publish(&self, pod: Option<PodStatus>) {
         self.tell.send_replace(Some(Arc::new(Snapshot {
             policies: Vec::new(),
             pods: pod.into_iter().collect(),
@@ -155,6 +171,30 @@ async fn why_a_pod_is_not_enrolled_is_there_for_as_long_as_it_is_true() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(api.asked(&Method::POST, EVENTS).len(), 2);
     assert_eq!(api.asked(&Method::PATCH, STATUS).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn warning_of_an_enrolled_pod_is_annotated_without_an_event() {
+    let node = Node::new(None);
+    let api = node.api();
+    let agent = Agent::start(&api);
+    agent.publish_warning("NetworkPolicy shop/only");
+    api.wait(&Method::PATCH, STATUS, 1).await;
+    assert_eq!(
+        node.annotation().unwrap(),
+        "enrolled, but: NetworkPolicy shop/only"
+    );
+    agent.says("u1", Some(None));
+    api.wait(&Method::PATCH, STATUS, 2).await;
+    assert_eq!(node.annotation(), None);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(api.asked(&Method::POST, EVENTS).is_empty());
+    // One that was not enrolled has its event, although the annotation stays.
+    agent.says("u1", Some(Some("no certificate")));
+    api.wait(&Method::POST, EVENTS, 1).await;
+    agent.publish_warning("NetworkPolicy shop/only");
+    let event = api.wait(&Method::POST, EVENTS, 2).await.remove(1).body;
+    assert_eq!(event["reason"], "Enrolled");
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,6 +331,7 @@ async fn a_pod_about_which_nothing_is_taken_keeps_no_other_waiting() {
         name: format!("web{i}"),
         uid: format!("u{i}"),
         not_enrolled: Some("no certificate".into()),
+        warning: None,
     };
     let statuses = refused
         .map(|i| status("going", i))
