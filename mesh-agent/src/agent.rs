@@ -238,7 +238,7 @@ pub async fn run(
     let cluster = client.clone().zip(source.health());
     let cluster = cluster.map(|(client, health)| gate::Cluster { client, health });
     let (keeper, _at_the_gate) = gate::open(&options, &view, &shared, &fleet, &sandboxes, cluster)?;
-    let _events = events::watch(&interceptor);
+    let _events = events::watch(&interceptor, &fleet, &shared.observer);
     let _judging = judge_when_trust_changes(&fleet, &identities);
 
     fleet.apply(first).await;

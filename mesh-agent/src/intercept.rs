@@ -30,6 +30,7 @@ use crate::addr::{self, ClientAddr, OriginalDst};
 mod audit;
 mod cgroup;
 mod counters;
+mod device;
 mod enrol;
 mod error;
 mod events;
@@ -45,6 +46,7 @@ mod sys;
 pub use audit::{Fault, Repairs};
 pub use cgroup::cgroup2_mount;
 pub use counters::Counters;
+pub use device::ForwardedTcp;
 pub use error::InterceptError;
 pub use events::{EventStream, KernelEvent, KernelEvents};
 pub use kubelet::{KubeletCgroup, KubeletError};
@@ -107,6 +109,7 @@ pub struct Interceptor {
     pods: Mutex<pods::Index>,
     events: Mutex<Option<EventStream>>,
     links: Mutex<links::Held>,
+    devices: Mutex<device::Devices>,
     agent_cgroup: PathBuf,
     kubelet: Mutex<kubelet::Known>,
     /// [`mesh_common::maps::Meta::pods_level`] as a program found it; 0 until then.
@@ -139,6 +142,7 @@ impl Interceptor {
         links::update_lookups(&programs, options)?;
         held.client_ops = Some(links::attach_to_agent(&programs, &agent_cgroup)?);
         let index = pods::Index::read(&maps)?;
+        let devices = device::Devices::read(&maps)?;
         let opened = Self {
             options: options.clone(),
             programs,
@@ -146,6 +150,7 @@ impl Interceptor {
             pods: Mutex::new(index),
             events: Mutex::new(Some(EventStream::new(events))),
             links: Mutex::new(held),
+            devices: Mutex::new(devices),
             agent_cgroup,
             kubelet: Mutex::default(),
             pods_level: AtomicU32::new(0),

@@ -69,12 +69,19 @@ pub fn decide(pod: &Pod, cgroup_id: u64, destination: &Ip) -> Verdict {
 /// not repeat: to the pod itself it works, and beyond it the guard drops it.
 #[inline(always)]
 fn stays_untouched(pod: &Pod, destination: &Ip) -> bool {
+    stays_inside(destination)
+        || (pod.flags & POD_HAS_V4 != 0 && destination.same(&pod.ipv4))
+        || (pod.flags & POD_HAS_V6 != 0 && destination.same(&pod.ipv6))
+}
+
+/// Whether `destination` is within the caller's own network namespace whatever its addresses
+/// are, or is nothing that the agent could connect to; see [`decide`].
+#[inline(always)]
+pub fn stays_inside(destination: &Ip) -> bool {
     destination.is_loopback()
         || destination.is_unspecified()
         || destination.is_multicast()
         || destination.is_v6_link_local()
-        || (pod.flags & POD_HAS_V4 != 0 && destination.same(&pod.ipv4))
-        || (pod.flags & POD_HAS_V6 != 0 && destination.same(&pod.ipv6))
 }
 
 #[cfg(test)]

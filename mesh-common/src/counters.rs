@@ -37,11 +37,34 @@ pub enum Counter {
     /// First packets of the kubelet's connections to pods, let through to the
     /// application: one of every probe, and its repetitions.
     Probe = 14,
+    /// Device, egress: TCP that the pod forwards, let through since the pod is not
+    /// under STRICT.
+    DeviceEgressForwarded = 15,
+    /// Device, ingress: TCP that the pod will forward, let through since the pod
+    /// is not under STRICT.
+    DeviceIngressForwarded = 16,
+    /// Device, egress: TCP that the pod forwards, dropped under STRICT.
+    DeviceEgressForwardedStrict = 17,
+    /// Device, ingress: TCP that the pod would forward, dropped under STRICT.
+    DeviceIngressForwardedStrict = 18,
+    /// Device, egress: a new connection from a socket that is not the agent's.
+    DeviceEgressNewConnection = 19,
+    /// Device, egress: data from a socket that is not the agent's, a pod under
+    /// STRICT.
+    DeviceEgressStrict = 20,
+    /// Device, egress: a TCP packet that cannot be read.
+    DeviceEgressUnreadable = 21,
+    /// Device, ingress: TCP between two addresses of one host, which does not
+    /// arrive from outside.
+    DeviceIngressLocalAddress = 22,
+    /// `connect()` refused: the caller is in a pod's cgroup and in another network
+    /// namespace than the pod's.
+    RefusedInnerNamespace = 23,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 24;
 
     /// All of them, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -60,6 +83,15 @@ impl Counter {
         Self::EgressUnreadable,
         Self::EventsSuppressed,
         Self::Probe,
+        Self::DeviceEgressForwarded,
+        Self::DeviceIngressForwarded,
+        Self::DeviceEgressForwardedStrict,
+        Self::DeviceIngressForwardedStrict,
+        Self::DeviceEgressNewConnection,
+        Self::DeviceEgressStrict,
+        Self::DeviceEgressUnreadable,
+        Self::DeviceIngressLocalAddress,
+        Self::RefusedInnerNamespace,
     ];
 
     /// A stable name for output and metric labels.
@@ -80,6 +112,15 @@ impl Counter {
             Self::EgressUnreadable => "guard_egress_unreadable",
             Self::EventsSuppressed => "events_suppressed",
             Self::Probe => "probe",
+            Self::DeviceEgressForwarded => "device_egress_forwarded",
+            Self::DeviceIngressForwarded => "device_ingress_forwarded",
+            Self::DeviceEgressForwardedStrict => "device_egress_forwarded_strict",
+            Self::DeviceIngressForwardedStrict => "device_ingress_forwarded_strict",
+            Self::DeviceEgressNewConnection => "device_egress_new_connection",
+            Self::DeviceEgressStrict => "device_egress_strict",
+            Self::DeviceEgressUnreadable => "device_egress_unreadable",
+            Self::DeviceIngressLocalAddress => "device_ingress_local_address",
+            Self::RefusedInnerNamespace => "refused_inner_namespace",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod connect;
 pub mod counters;
+pub mod device;
 pub mod event;
 pub mod guard;
 pub mod ip;
@@ -17,4 +18,4 @@ pub mod probe;
 /// Version of the map shapes and of their meaning. Raise it with every change
 /// that an older kernel program or agent would misread: an agent refuses to
 /// take over pins of another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

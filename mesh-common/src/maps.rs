@@ -17,6 +17,9 @@ pub const MAX_CLIENTS: usize = 65_536;
 /// Connections of the kubelet that are remembered. It has a few open for each
 /// pod; of those that ended, the least recently used go first.
 pub const MAX_PROBES: usize = 8192;
+/// Numbers of pods in the device maps. Number 0 is no pod's: it is the class id
+/// of a filter that has none.
+pub const MAX_DEVICES: usize = MAX_PODS + 1;
 /// Bytes of the ring of events; a power of two and a multiple of the page size.
 pub const EVENTS_BYTES: usize = 256 * 1024;
 
@@ -62,6 +65,38 @@ pub struct Cgroup {
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// An enrolled pod as the programs on its devices see it; the key is the number
+/// that the filters carry as their class id. All zero: no pod has the number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Cookie of the pod's network namespace; 0 where no pod has the number.
+    pub netns_cookie: u64,
+    /// Id of the pod's cgroup, for events.
+    pub cgroup_id: u64,
+    /// The pod's own IPv4 address, v4-mapped; unspecified when it has none.
+    pub ipv4: Ip,
+    /// The pod's own IPv6 address; unspecified when it has none.
+    pub ipv6: Ip,
+    /// `CGROUP_*`.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// TCP that a pod forwarded without a socket of its own; same key as [`Device`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Packets that passed.
+    pub passed: u64,
+    /// Packets that were dropped.
+    pub dropped: u64,
+    /// When the last one passed: nanoseconds since boot, without suspend
+    /// (`CLOCK_MONOTONIC`); 0 when none did.
+    pub passed_ns: u64,
 }
 
 /// One end of a TCP connection inside a pod's namespace. Key of the original
@@ -184,6 +219,16 @@ const _: () = {
     assert!(offset_of!(Pod, port) == 48);
     assert!(size_of::<Cgroup>() == 16);
     assert!(offset_of!(Cgroup, flags) == 8);
+    assert!(size_of::<Device>() == 56);
+    assert!(offset_of!(Device, cgroup_id) == 8);
+    assert!(offset_of!(Device, ipv4) == 16);
+    assert!(offset_of!(Device, ipv6) == 32);
+    assert!(offset_of!(Device, flags) == 48);
+    assert!(size_of::<Forwarded>() == 24);
+    assert!(offset_of!(Forwarded, dropped) == 8);
+    assert!(offset_of!(Forwarded, passed_ns) == 16);
+    // A class id has 16 bits.
+    assert!(MAX_DEVICES <= 1 << 16);
     assert!(size_of::<Endpoint>() == 32);
     assert!(offset_of!(Endpoint, ip) == 8);
     assert!(offset_of!(Endpoint, port) == 24);
@@ -216,6 +261,10 @@ mod user {
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Cgroup {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Device {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Forwarded {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as for `Pod`.

@@ -23,6 +23,10 @@ pub const SK_LOOKUP: &str = "isthmus_lookup";
 pub const GUARD_INGRESS: &str = "isthmus_ingress";
 /// cgroup_skb egress: the guard on what leaves.
 pub const GUARD_EGRESS: &str = "isthmus_egress";
+/// tc ingress on every device of an enrolled pod but `lo`.
+pub const DEVICE_INGRESS: &str = "isthmus_dev_in";
+/// tc egress on every device of an enrolled pod but `lo`.
+pub const DEVICE_EGRESS: &str = "isthmus_dev_out";
 
 /// Hash: netns cookie → [`crate::maps::Pod`].
 pub const PODS: &str = "isthmus_pods";
@@ -43,6 +47,10 @@ pub const LISTENERS: &str = "isthmus_listen";
 pub const AGENT_SOCKETS: &str = "isthmus_agent";
 /// LRU hash: [`crate::maps::Tuple`] → [`crate::maps::Probe`].
 pub const PROBES: &str = "isthmus_probes";
+/// Array: number of a pod → [`crate::maps::Device`].
+pub const DEVICES: &str = "isthmus_devices";
+/// Array: number of a pod → [`crate::maps::Forwarded`].
+pub const FORWARDED: &str = "isthmus_forward";
 /// Per-CPU array: [`crate::counters::Counter`] → u64.
 pub const COUNTERS: &str = "isthmus_count";
 /// Per-CPU array of one [`crate::maps::EventBudget`].
@@ -55,7 +63,7 @@ pub const META: &str = "isthmus_meta";
 /// Every map that is pinned, and so outlives the agent. The ring of events is
 /// not: two agents that overlap in an upgrade would read it from under each
 /// other.
-pub const PINNED_MAPS: [&str; 12] = [
+pub const PINNED_MAPS: [&str; 14] = [
     PODS,
     CGROUPS,
     DESTINATIONS,
@@ -65,6 +73,8 @@ pub const PINNED_MAPS: [&str; 12] = [
     LISTENERS,
     AGENT_SOCKETS,
     PROBES,
+    DEVICES,
+    FORWARDED,
     COUNTERS,
     EVENT_BUDGET,
     META,

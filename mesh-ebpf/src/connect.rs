@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sk_storage_delete, bpf_sk_storage_get,
 };
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::connect::{Verdict, decide, is_captured};
+use mesh_common::connect::{Verdict, decide, is_captured, stays_inside};
 use mesh_common::counters::Counter;
 use mesh_common::event::Event;
 use mesh_common::ip::Ip;
@@ -87,7 +87,10 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
     // recycle it for another pod within that microsecond; what would then be
     // redirected to another pod's address is a SYN that the guard drops.
     let Some(pod) = (unsafe { PODS.get(netns_cookie) }) else {
-        return Outcome::Untouched;
+        if stays_inside(&ip) || !is_of_pod_elsewhere(addr, netns_cookie, &ip, port) {
+            return Outcome::Untouched;
+        }
+        return Outcome::Refused;
     };
     match decide(pod, caller(pod), &ip) {
         Verdict::Untouched => {
@@ -128,6 +131,39 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
             Outcome::Refused
         }
     }
+}
+
+/// Whether the caller is in an enrolled pod's cgroup (a container in the pod with a network of
+/// its own) though the namespace is no enrolled pod's, and is not the agent: its connection
+/// is refused at once and reported. The agent has no listener there, and its SYN would be
+/// dropped by the guard, so that it would wait.
+///
+/// A function of its own, as the stack of one holds 512 bytes.
+#[inline(never)]
+fn is_of_pod_elsewhere(addr: *mut bpf_sock_addr, netns_cookie: u64, ip: &Ip, port: u16) -> bool {
+    // SAFETY: the helper takes a number.
+    let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    let Some((cgroup_id, pod)) = level::enrolled(ancestor) else {
+        return false;
+    };
+    // SAFETY: `addr` is the program's context, and its socket is not null.
+    if pod.netns_cookie == netns_cookie
+        || unsafe { AGENT_SOCKETS.contains((*addr).__bindgen_anon_1.sk) }
+    {
+        return false;
+    }
+    let event = Event {
+        at_ns: 0,
+        netns_cookie: pod.netns_cookie,
+        cgroup_id,
+        local: Ip::UNSPECIFIED,
+        remote: *ip,
+        kind: 0,
+        local_port: 0,
+        remote_port: port,
+    };
+    report::tell(Counter::RefusedInnerNamespace, event);
+    true
 }
 
 /// The caller's ancestor cgroup at the pod's level, 0 when there is none.

@@ -2,8 +2,8 @@
 //! ancestor cgroup count levels from the real root, which the agent may not see
 //! (a cgroup namespace hides it), so the programs find it themselves, once.
 
-use crate::maps::META;
-use mesh_common::maps::{MAX_PODS_LEVEL, Meta};
+use crate::maps::{CGROUPS, META};
+use mesh_common::maps::{Cgroup, MAX_DEPTH, MAX_PODS_LEVEL, Meta};
 
 /// The single entry of the meta map.
 #[inline(always)]
@@ -28,6 +28,28 @@ pub fn pods_level(meta: *mut Meta, ancestor: impl Fn(u32) -> u64) -> Option<u32>
             // SAFETY: as above.
             unsafe { (&raw mut (*meta).pods_level).write_volatile(level + 1) };
             return Some(level);
+        }
+    }
+    None
+}
+
+/// The enrolled pod below whose cgroup something is, with that cgroup's id, given what names
+/// its ancestor at a level.
+#[inline(always)]
+pub fn enrolled(ancestor: impl Fn(u32) -> u64) -> Option<(u64, &'static Cgroup)> {
+    let meta = meta()?;
+    let base = pods_level(meta, &ancestor)?;
+    // SAFETY: the map's entry; the agent replaces a whole number.
+    let depths = unsafe { (&raw const (*meta).depths).read_volatile() };
+    for depth in 1..=MAX_DEPTH {
+        if depths & (1 << depth) == 0 {
+            continue;
+        }
+        let cgroup_id = ancestor(base + depth);
+        // SAFETY: an update writes a new element; deleting it while it is read
+        // at worst decides once by the entry that took its place.
+        if let Some(pod) = unsafe { CGROUPS.get(cgroup_id) } {
+            return Some((cgroup_id, pod));
         }
     }
     None

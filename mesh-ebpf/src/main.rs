@@ -1,22 +1,26 @@
 //! The kernel side of the mesh: programs on the pods' cgroup, on the agent's
-//! and the kubelet's cgroups and in the pods' network namespaces. The agent's `intercept` module
-//! loads and attaches them. Each entry point below says where it is attached
+//! and the kubelet's cgroups, in the pods' network namespaces and on their devices. The
+//! agent's `intercept` module loads and attaches them. Each entry point below says where it is attached
 //! and hands over to its module; the decisions are `mesh_common`'s.
 #![no_std]
 #![no_main]
 
 mod connect;
+mod device;
 mod guard;
 mod level;
 mod lookup;
 mod maps;
+mod packet;
 mod peername;
 mod probe;
 mod report;
 mod sockops;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops};
+use aya_ebpf::programs::{
+    SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext,
+};
 
 /// Pods cgroup, `connect()` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -76,6 +80,18 @@ pub fn isthmus_ingress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn isthmus_egress(ctx: SkBuffContext) -> i32 {
     guard::guard(&ctx, &guard::EGRESS)
+}
+
+/// Devices of an enrolled pod but `lo`, packets that arrive.
+#[classifier]
+pub fn isthmus_dev_in(ctx: TcContext) -> i32 {
+    device::ingress(&ctx)
+}
+
+/// Devices of an enrolled pod but `lo`, packets that leave.
+#[classifier]
+pub fn isthmus_dev_out(ctx: TcContext) -> i32 {
+    device::egress(&ctx)
 }
 
 /// Some helpers are for GPL-compatible programs only.

@@ -12,8 +12,9 @@ use mesh_common::counters::Counter;
 use mesh_common::event::Event;
 use mesh_common::ip::Ip;
 use mesh_common::maps::{
-    Cgroup, Client, Destination, EVENTS_BYTES, Endpoint, EventBudget, MAX_CLIENTS,
-    MAX_DESTINATIONS, MAX_LISTENERS, MAX_PODS, MAX_PROBES, Meta, Pod, Probe, Tuple,
+    Cgroup, Client, Destination, Device, EVENTS_BYTES, Endpoint, EventBudget, Forwarded,
+    MAX_CLIENTS, MAX_DESTINATIONS, MAX_DEVICES, MAX_LISTENERS, MAX_PODS, MAX_PROBES, Meta, Pod,
+    Probe, Tuple,
 };
 
 /// Netns cookie → pod.
@@ -51,6 +52,14 @@ pub static AGENT_SOCKETS: AgentSockets = AgentSockets::new();
 /// Connection that the kubelet has opened → when, and whether it closed it.
 #[btf_map(name = "isthmus_probes")]
 pub static PROBES: LruHashMap<Tuple, Probe, MAX_PROBES> = LruHashMap::new();
+
+/// Number of a pod → the pod, as its devices' programs see it.
+#[btf_map(name = "isthmus_devices")]
+pub static DEVICES: Array<Device, MAX_DEVICES> = Array::new();
+
+/// Number of a pod → what it forwarded.
+#[btf_map(name = "isthmus_forward")]
+pub static FORWARDED: Array<Forwarded, MAX_DEVICES> = Array::new();
 
 /// Counter → count on this CPU.
 #[btf_map(name = "isthmus_count")]

@@ -117,6 +117,12 @@ impl Flood {
         })
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits until a good number of further connections were answered by the right server.
     ///
     /// # Errors

@@ -266,6 +266,9 @@ pub struct WorkloadStatus {
 pub enum WorkloadState {
     /// Its traffic goes through this agent.
     Enrolled,
+    /// The traffic of its sockets goes through this agent, and TCP without a socket of the
+    /// pod passes beside it.
+    PartlyCovered,
     /// It is in the mesh but cannot be served, so its traffic is refused.
     Refusing,
     /// It is being enrolled.
@@ -286,6 +289,7 @@ impl WorkloadState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enrolled => "enrolled",
+            Self::PartlyCovered => "partly-covered",
             Self::Refusing => "refusing",
             Self::Pending => "pending",
             Self::NotEnrolled => "not-enrolled",

@@ -53,7 +53,10 @@ pub(super) fn register(registry: &Registry, view: &Arc<dyn AgentView>) {
             let enrolled = view
                 .workloads()
                 .iter()
-                .filter(|w| w.state == WorkloadState::Enrolled)
+                .filter(|w| {
+                    use WorkloadState::{Enrolled, PartlyCovered};
+                    matches!(w.state, Enrolled | PartlyCovered)
+                })
                 .count();
             Sample::plain(enrolled as f64)
         },

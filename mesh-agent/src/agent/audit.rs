@@ -8,6 +8,7 @@
 //! refuses meanwhile. A second loss within the same two seconds is what the interval has to
 //! be short for; a run costs some thirty system calls a pod.
 
+mod forwarded;
 mod inspect;
 mod ledger;
 mod probe;
@@ -27,6 +28,7 @@ use crate::model::{Workload, World};
 use crate::netns::NetnsThread;
 use crate::proxy::{Pod, Shared};
 
+pub(super) use forwarded::partly_covered;
 pub(super) use inspect::{Finding, pod_faults};
 use ledger::{Examined, Ledger, Run};
 use sockets::Sockets;
@@ -108,6 +110,10 @@ impl Auditor {
                 self.sockets.repeat(pod, found);
             }
             certificate(pod, found);
+            match partly_covered(&self.shared.interceptor, pod, found.strict) {
+                Ok(finding) => found.beside = finding,
+                Err(error) => found.unknown = found.unknown.take().or(Some(error)),
+            }
         }
         self.sockets.forget_all_but(&pods);
         examined.extend(self.absent(&world));
@@ -137,9 +143,10 @@ impl Auditor {
                     break;
                 };
                 let uid = format!("{}/{}", audited.namespace, audited.name);
-                let pod = pods
-                    .get(&*uid)
-                    .filter(|_| audited.state == AuditState::Covered);
+                let pod = pods.get(&*uid).filter(|_| {
+                    use AuditState::{Covered, PartlyCovered};
+                    matches!(audited.state, Covered | PartlyCovered)
+                });
                 if let Some(pod) = pod.cloned() {
                     let shared = Arc::clone(&self.shared);
                     let probe = async move { probe::probe(&shared.probes, &pod).await };

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::audit::{Answer, Auditor, pod_faults};
+use super::audit::{Answer, Auditor, partly_covered, pod_faults};
 use super::authority::Identities;
 use super::fleet::{Fleet, is_strict};
 use super::{Options, limits};
@@ -199,7 +199,11 @@ impl View {
         }
         let usable = pod.credential().and_then(|credential| credential.usable());
         match usable {
-            Ok(_) => (WorkloadState::Enrolled, problems),
+            Ok(_) => match partly_covered(&self.shared.interceptor, pod, strict) {
+                Ok(None) => (WorkloadState::Enrolled, problems),
+                Ok(Some(finding)) => (WorkloadState::PartlyCovered, vec![finding.detail]),
+                Err(error) => (WorkloadState::NotEnrolled, vec![error]),
+            },
             Err(error) => {
                 problems.push(error.to_string());
                 (WorkloadState::Refusing, problems)

@@ -73,6 +73,25 @@ pub enum Fault {
     /// No `sk_lookup` link leads to the pod's namespace.
     #[error("no sk_lookup link to its namespace")]
     NotLookedUp,
+    /// The devices' programs do not know the pod, or know it otherwise.
+    #[error("the programs on its devices do not have its addresses, mode and cgroup")]
+    DeviceEntry,
+    /// A device of the pod has no program of the agent, or another filter before it.
+    #[error("the kernel program {program} does not come first on its device {device}")]
+    DeviceOpen {
+        /// The device.
+        device: String,
+        /// The program.
+        program: &'static str,
+    },
+    /// A device of the pod runs another program in the agent's place.
+    #[error("its device {device} runs another program in the place of this agent's {program}")]
+    DeviceReplaced {
+        /// The device.
+        device: String,
+        /// The program.
+        program: &'static str,
+    },
     /// The `sk_lookup` link runs another program.
     #[error("its sk_lookup link runs a program with tag {0} in the place of this agent's")]
     LookupReplaced(String),
@@ -93,6 +112,9 @@ impl Fault {
             Self::NotAccepting => "listener",
             Self::NotLookedUp => "sk_lookup",
             Self::LookupReplaced(_) => "sk_lookup_replaced",
+            Self::DeviceEntry => "device_entry",
+            Self::DeviceOpen { .. } => "device",
+            Self::DeviceReplaced { .. } => "device_replaced",
         }
     }
 }
@@ -202,6 +224,7 @@ impl Interceptor {
             &self.wanted_meta(depths, level)?,
         ));
         faults.extend(self.not_effective(wanted)?);
+        faults.extend(self.device_faults(wanted, &entry)?);
         Ok(faults)
     }
 

@@ -1,5 +1,5 @@
 //! Enrolling and releasing pods. The order matters: inbound is caught before
-//! outbound is redirected, and the guard comes last, so that nothing that the
+//! outbound is redirected, and the guards come last, so that nothing that the
 //! agent is not ready for is ever handed to it, and nothing is dropped that
 //! could have been handed over. Releasing goes the other way.
 
@@ -71,7 +71,8 @@ impl Interceptor {
     pub fn set_strict(&self, netns: NetnsCookie, strict: bool) -> Result<(), InterceptError> {
         let _index = self.index();
         let pod = self.pod(netns)?.ok_or(InterceptError::NotEnrolled(netns))?;
-        self.guard(netns, pod.cgroup_id, strict)
+        self.guard(netns, pod.cgroup_id, strict)?;
+        self.set_device_mode(netns, strict)
     }
 
     /// Gives a pod back: its connections are its own again. Also for a pod that
@@ -118,6 +119,7 @@ impl Interceptor {
         sys::update(self.maps.pods.as_fd(), &netns.0, pod)
             .tried(|| format!("enter the pod with netns cookie {netns}"))?;
         self.guard(netns, pod.cgroup_id, enrolment.strict)?;
+        self.guard_devices(enrolment, pod)?;
         pinned
     }
 
@@ -129,6 +131,7 @@ impl Interceptor {
         addresses: &[IpAddr],
     ) -> Result<(), InterceptError> {
         let tried = || format!("release the pod with netns cookie {netns}");
+        self.unguard_devices(netns)?;
         sys::delete(self.maps.cgroups.as_fd(), &cgroup_id).tried(tried)?;
         sys::delete(self.maps.pods.as_fd(), &netns.0).tried(tried)?;
         let held = self.links().lookups.remove(&netns);

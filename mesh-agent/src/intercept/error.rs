@@ -46,6 +46,12 @@ pub enum InterceptError {
         /// How deep it may be.
         max: u32,
     },
+    /// As many pods are enrolled as the maps hold.
+    #[error(
+        "as many pods are enrolled on this node as an agent can: {}",
+        mesh_common::maps::MAX_PODS
+    )]
+    TooManyPods,
     /// Pins of an agent whose maps have another shape.
     #[error(
         "{} holds kernel state of version {found}, and this agent speaks version {expected}: drain \

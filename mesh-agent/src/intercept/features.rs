@@ -3,11 +3,12 @@
 //! kernel itself where that is possible without leaving a trace.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{cgroup, object, sockdiag};
+use super::{cgroup, device, object, sockdiag, sys};
 
 mod helpers;
 
@@ -61,6 +62,7 @@ pub fn probe(pods_cgroup: &Path, pin_dir: &Path) -> Vec<Feature> {
     ];
     features.extend(capabilities());
     features.push(sock_destroy());
+    features.push(device_filters());
     features.extend(helpers::probe());
     features
 }
@@ -172,6 +174,23 @@ fn effective(status: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(value.trim(), 16).ok()
+}
+
+fn device_filters() -> Feature {
+    /// `BPF_PROG_TYPE_SCHED_CLS` of uapi/linux/bpf.h.
+    const SCHED_CLS: u32 = 3;
+    let supported = sys::load_passing(SCHED_CLS).and_then(|it| device::is_supported(it.as_fd()));
+    Feature {
+        name: "programs on devices",
+        present: supported.is_ok(),
+        needed: true,
+        detail: match supported {
+            Ok(()) => "refuse what leaves or enters a pod without a socket of the pod".to_owned(),
+            Err(error) => format!("cannot be attached in a namespace of their own: {error}"),
+        },
+        cure: "use a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, or the modules \
+               sch_ingress and cls_bpf",
+    }
 }
 
 fn sock_destroy() -> Feature {

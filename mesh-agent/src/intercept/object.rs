@@ -13,7 +13,7 @@ use mesh_common::names;
 use super::error::{InterceptError, Tried};
 
 /// Programs, in the order in which they are attached: what guards first.
-pub(super) const PROGRAMS: [&str; 10] = [
+pub(super) const PROGRAMS: [&str; 12] = [
     names::GUARD_INGRESS,
     names::GUARD_EGRESS,
     names::SOCK_OPS,
@@ -24,6 +24,8 @@ pub(super) const PROGRAMS: [&str; 10] = [
     names::SK_LOOKUP,
     names::CONNECT4,
     names::CONNECT6,
+    names::DEVICE_INGRESS,
+    names::DEVICE_EGRESS,
 ];
 
 /// The loader reads the object as ELF structures, so it must be aligned.
@@ -91,6 +93,7 @@ fn load_program(program: &mut Program) -> Result<io::Result<OwnedFd>, ProgramErr
         Program::CgroupSockAddr(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
     Ok(program.fd()?.as_fd().try_clone_to_owned())

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::error::{InterceptError, Tried};
-use super::{Options, links, sys};
+use super::{Options, device, links, sys};
 
 /// The pinned maps that the agent reads or writes.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Maps {
     pub(super) listeners: OwnedFd,
     pub(super) agent_sockets: OwnedFd,
     pub(super) probes: OwnedFd,
+    pub(super) devices: OwnedFd,
+    pub(super) forwarded: OwnedFd,
     pub(super) counters: OwnedFd,
     pub(super) meta: OwnedFd,
     original: OwnedFd,
@@ -49,6 +51,8 @@ impl Maps {
             listeners: open(names::LISTENERS)?,
             agent_sockets: open(names::AGENT_SOCKETS)?,
             probes: open(names::PROBES)?,
+            devices: open(names::DEVICES)?,
+            forwarded: open(names::FORWARDED)?,
             counters: open(names::COUNTERS)?,
             meta: open(names::META)?,
             original: open(names::ORIGINAL)?,
@@ -68,6 +72,8 @@ impl Maps {
             (names::LISTENERS, self.listeners.as_fd()),
             (names::AGENT_SOCKETS, self.agent_sockets.as_fd()),
             (names::PROBES, self.probes.as_fd()),
+            (names::DEVICES, self.devices.as_fd()),
+            (names::FORWARDED, self.forwarded.as_fd()),
             (names::COUNTERS, self.counters.as_fd()),
             (names::EVENT_BUDGET, self.budget.as_fd()),
             (names::META, self.meta.as_fd()),
@@ -195,6 +201,8 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), InterceptError> {
             first_error = result;
         }
     };
+    // First: the links lead to the namespaces in which the devices are.
+    keep(device::remove_all(pin_dir));
     let links_dir = pin_dir.join(names::LINKS_DIR);
     for path in entries(&links_dir) {
         keep(links::remove(&path));

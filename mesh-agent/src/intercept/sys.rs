@@ -164,11 +164,42 @@ fn info_by_fd<T: Copy>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     bpf(command::OBJ_GET_INFO_BY_FD, &attr).map(drop)
 }
 
+/// Nanoseconds since boot, without suspend: the time of `bpf_ktime_get_ns`.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is writable. The clock exists on every kernel, so the call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// Loads a program of the given type (`enum bpf_prog_type`) that only passes what it sees.
+pub(super) fn load_passing(prog_type: u32) -> io::Result<OwnedFd> {
+    // r0 = -1 (TC_ACT_UNSPEC); exit. No attach type is that of 0 for a type without one.
+    load(
+        prog_type,
+        AttachType::CgroupIngress,
+        &[0xffff_ffff_0000_00b7, 0x95],
+    )
+}
+
 /// Loads a program of the given type (`enum bpf_prog_type`) that calls one
 /// helper and returns, and lets go of it again: an error says that the kernel
 /// does not have it there. Helpers that take more than a context and a number
 /// are not for this.
 pub(super) fn load_call(prog_type: u32, attach: AttachType, helper: u32) -> io::Result<()> {
+    // Opcode, registers, offset and immediate, as the kernel's eBPF
+    // instruction set lays them out: r2 = 0; call; r0 = 1; exit. r1 still is
+    // the context; a helper that wants a number there takes r1 = 0 instead.
+    let takes_number = matches!(helper, 123 | 187);
+    let first = if takes_number { 0x01b7u64 } else { 0x02b7 };
+    let instructions = [first, 0x85 | u64::from(helper) << 32, 0x1_0000_00b7, 0x95];
+    load(prog_type, attach, &instructions).map(drop)
+}
+
+fn load(prog_type: u32, attach: AttachType, instructions: &[u64]) -> io::Result<OwnedFd> {
     /// The beginning of the attributes of BPF_PROG_LOAD.
     #[repr(C)]
     struct LoadAttr {
@@ -185,12 +216,6 @@ pub(super) fn load_call(prog_type: u32, attach: AttachType, helper: u32) -> io::
         ifindex: u32,
         attach_type: u32,
     }
-    // Opcode, registers, offset and immediate, as the kernel's eBPF
-    // instruction set lays them out: r2 = 0; call; r0 = 1; exit. r1 still is
-    // the context; a helper that wants a number there takes r1 = 0 instead.
-    let takes_number = matches!(helper, 123 | 187);
-    let first = if takes_number { 0x01b7u64 } else { 0x02b7 };
-    let instructions = [first, 0x85 | u64::from(helper) << 32, 0x1_0000_00b7, 0x95];
     let attr = LoadAttr {
         prog_type,
         instruction_count: instructions.len() as u32,
@@ -205,7 +230,7 @@ pub(super) fn load_call(prog_type: u32, attach: AttachType, helper: u32) -> io::
         ifindex: 0,
         attach_type: attach as u32,
     };
-    bpf_fd(command::PROG_LOAD, &attr).map(drop)
+    bpf_fd(command::PROG_LOAD, &attr)
 }
 
 fn raw(fd: BorrowedFd<'_>) -> u32 {

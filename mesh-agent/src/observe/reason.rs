@@ -159,6 +159,19 @@ reasons! {
     AppUnreachable, "APP_UNREACHABLE", Connect,
         "The agent could not connect to the application in its own pod.",
         "see the detail; the pod's namespace may be going away";
+    // By the kernel programs, where no worker sees the connection.
+    ForwardedRefused, "FORWARDED_REFUSED", Deny,
+        "The pod is STRICT, and the connection is one that it forwards: a virtual machine, NAT or a container behind the pod has no identity.",
+        "run the program in the pod's own network namespace, or set the mode to PERMISSIVE";
+    NotCaptured, "NOT_CAPTURED", Deny,
+        "TCP was about to leave the pod from a socket whose connection the agent was not handed.",
+        "connect from a process that was started in the pod's cgroup, with an ordinary TCP socket; if it was, see mesh-agent audit";
+    InnerNamespace, "INNER_NAMESPACE", Deny,
+        "A process of the pod connected from another network namespace than the pod's, where it has no identity.",
+        "run the program in the pod's own network namespace (docker run --network host), or in a pod of its own";
+    LocalAddress, "LOCAL_ADDRESS", Deny,
+        "A packet arrived from outside with addresses that are only used within a host.",
+        "look at the sender: it is misconfigured, or hostile";
     // Either direction.
     PeerRevoked, "PEER_REVOKED", Identity,
         "The peer's certificate was revoked by its authority.",

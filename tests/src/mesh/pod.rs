@@ -345,6 +345,24 @@ impl Pod {
         self.answer(words, self.traffic_in(words, &into.netns)?)
     }
 
+    /// [`Pod::client`] by a process of this pod's cgroup in another network namespace.
+    ///
+    /// # Errors
+    /// Fails when it prints something else.
+    pub fn client_in(&self, netns: &Netns, words: &str) -> Result<serde_json::Value> {
+        self.answer(words, self.traffic_in(words, netns)?)
+    }
+
+    /// [`Pod::start`] of a process of this pod's cgroup in another network namespace.
+    ///
+    /// # Errors
+    /// Fails when it cannot be started.
+    pub fn start_in(&self, netns: &Netns, words: &str) -> Result<Process> {
+        let mut command = self.command_in(own_program("traffic")?, netns)?;
+        command.args(words.split_whitespace());
+        Process::spawn(command).with_context(|| format!("`traffic {words}` in {}", self.spec.name))
+    }
+
     fn answer(&self, words: &str, finished: Finished) -> Result<serde_json::Value> {
         serde_json::from_str(&finished.stdout).with_context(|| {
             format!(

@@ -14,7 +14,7 @@ use isthmus_tests::wait::{until, wait_until};
 use serde_json::{Value, json};
 
 use crate::pair::Pair;
-use sabotage::{Sabotage, programs, remove_entry, state};
+use sabotage::{Sabotage, programs, remove_entry, remove_filters, state};
 
 /// Each kind of sabotage, and the audit that is asked for right after it: it says what was
 /// missing, has put it back, and all is covered.
@@ -211,8 +211,9 @@ fn what_went_around_the_agent_is_cut() -> Result<()> {
     };
     let late = of("late").context("the pod")?;
     ensure!(late["older_connections"] == json!([shown]), "{late}");
-    // Both halves of the hold at once, which no single fault takes away.
+    // All three holds at once, which no single fault takes away.
     let around = loop {
+        remove_filters(&pod)?;
         remove_entry(&pair.b, "isthmus_cgroups", &pod)?;
         remove_entry(&pair.b, "isthmus_pods", &pod)?;
         let talk = Talk::open(&pod, outsider.v6(8080))?;

@@ -41,6 +41,8 @@ fn maps_and_programs_read_well() -> Result<()> {
                 ("isthmus_client", "sk_storage"),
                 ("isthmus_count", "percpu_array"),
                 ("isthmus_dests", "lru_hash"),
+                ("isthmus_devices", "array"),
+                ("isthmus_forward", "array"),
                 ("isthmus_listen", "sockhash"),
                 ("isthmus_meta", "array"),
                 ("isthmus_orig", "sk_storage"),

@@ -17,6 +17,7 @@ mod check;
 mod clients;
 mod cni;
 mod demo;
+mod device;
 mod endings;
 mod explain;
 mod fastopen;

@@ -17,7 +17,7 @@ pub(super) struct Kernel {
 }
 
 /// Modules in the order of their dependencies. What is built in has no file.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 11] = [
     "llc",
     "stp",
     "bridge",
@@ -27,6 +27,8 @@ const MODULES: [&str; 9] = [
     "mptcp_diag",
     "af_packet",
     "sch_fq",
+    "sch_ingress",
+    "cls_bpf",
 ];
 
 const INIT: &str = r#"#!/bin/sh

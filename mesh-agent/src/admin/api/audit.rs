@@ -36,6 +36,8 @@ impl AuditReport {
 pub enum AuditState {
     /// The kernel has all that the agent means it to have.
     Covered,
+    /// The kernel has it all, and TCP without a socket of the pod passes the pod's devices.
+    PartlyCovered,
     /// Something is missing, and could not be put back yet.
     Uncovered,
     /// The kernel could not be asked.
@@ -45,12 +47,18 @@ pub enum AuditState {
 
 impl AuditState {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 3] = [Self::Covered, Self::Uncovered, Self::Unknown];
+    pub const ALL: [Self; 4] = [
+        Self::Covered,
+        Self::PartlyCovered,
+        Self::Uncovered,
+        Self::Unknown,
+    ];
 
     /// The state's name, as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Covered => "covered",
+            Self::PartlyCovered => "partly-covered",
             Self::Uncovered => "uncovered",
             Self::Unknown => "unknown",
         }
@@ -70,7 +78,7 @@ pub struct PodAudit {
     pub since_s: u64,
     /// `STRICT` or `PERMISSIVE`: what the guard should have.
     pub mode: String,
-    /// What is missing, or could not be found out.
+    /// What is missing, passes uncovered, or could not be found out.
     pub problems: Vec<AuditProblem>,
     /// Plaintext connections older than the enrolment that go on under PERMISSIVE, which is
     /// no fault: `local -> remote`.

@@ -28,6 +28,8 @@ pub(super) struct Examined {
     pub(super) repaired: Vec<Finding>,
     /// Connections older than the enrolment.
     pub(super) older: Vec<String>,
+    /// TCP that passes the pod's devices without a socket of the pod.
+    pub(super) beside: Option<Finding>,
 }
 
 impl Examined {
@@ -40,6 +42,7 @@ impl Examined {
             standing: Vec::new(),
             repaired: Vec::new(),
             older: Vec::new(),
+            beside: None,
         }
     }
 
@@ -147,7 +150,7 @@ impl Ledger {
         let node = stand(node, &[], node_before, began, ended);
         let shared: Vec<Finding> = match node.state {
             AuditState::Uncovered => node.problems.iter().map(|(it, _)| it.clone()).collect(),
-            AuditState::Covered | AuditState::Unknown => Vec::new(),
+            AuditState::Covered | AuditState::PartlyCovered | AuditState::Unknown => Vec::new(),
         };
         self.node = Some(node);
         let mut before = std::mem::take(&mut self.pods);
@@ -249,6 +252,7 @@ fn stand(
     let state = match (&unknown, found.standing.is_empty() && shared.is_empty()) {
         (_, false) => AuditState::Uncovered,
         (Some(_), true) => AuditState::Unknown,
+        (None, true) if found.beside.is_some() => AuditState::PartlyCovered,
         (None, true) => AuditState::Covered,
     };
     let known = before
@@ -267,6 +271,7 @@ fn stand(
         }
     }
     standing.extend_from_slice(shared);
+    standing.extend(found.beside);
     let all = standing.into_iter().chain(unknown);
     let problems: Vec<_> = all.map(|finding| (since(&finding), finding)).collect();
     let problems: Vec<_> = problems

@@ -13,7 +13,7 @@ mod socket;
 mod talk;
 mod udp;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +54,11 @@ enum Command {
         /// Where to
         to: SocketAddr,
     },
+    /// Sends one TCP SYN of IPv4 in a frame of its own, from a packet socket on eth0
+    FrameSyn {
+        /// Where to
+        to: SocketAddrV4,
+    },
     /// Sends one TCP SYN from a raw socket
     RawSyn {
         /// Where to
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
         Command::Pingpong(options) => client::pingpong(&options),
         Command::UdpEcho { listen } => udp::serve(listen),
         Command::Udp { to } => udp::ask(to),
+        Command::FrameSyn { to } => raw::send_frame(to),
         Command::RawSyn { to } => raw::send_syn(to),
     };
     match result {

@@ -1,11 +1,11 @@
-//! A TCP SYN from a raw socket: what a program does that wants around connect().
+//! TCP SYNs from a raw socket and from a packet socket: the ways around connect().
 
 #![expect(
     unsafe_code,
     reason = "raw sockets need a plain socket(2) for protocol TCP"
 )]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Result, bail};
@@ -16,14 +16,7 @@ use serde_json::json;
 const SOURCE_PORT: u16 = 61_234;
 
 pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
-    // A UDP socket that is connected, and sends nothing, tells the own address.
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = UdpSocket::bind((any, 0))?;
-    probe.connect(to)?;
-    let from = probe.local_addr()?.ip();
+    let from = own_address(to)?;
     let family = if to.is_ipv4() {
         libc::AF_INET
     } else {
@@ -49,6 +42,62 @@ pub(crate) fn send_syn(to: SocketAddr) -> Result<()> {
         json!({"sent": result.is_ok(), "errno": result.err().map(|e| format!("{e:?}")), "source_port": SOURCE_PORT})
     );
     Ok(())
+}
+
+/// Sends the SYN to every station of eth0's network, so that no neighbour has to be known.
+pub(crate) fn send_frame(to: SocketAddrV4) -> Result<()> {
+    let IpAddr::V4(from) = own_address(to.into())? else {
+        bail!("{to} is reached from no IPv4 address")
+    };
+    // SAFETY: takes no pointer; the descriptor it returns is owned by nobody else.
+    let fd = Errno::result(unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+    })?;
+    // SAFETY: `fd` was just opened here.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(to.ip().octets());
+    let sum = checksum(&[&packet]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(segment(from.into(), to.into())?);
+    let target = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_ifindex: nix::net::if_::if_nametoindex("eth0")? as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    };
+    // SAFETY: the packet and the address are as long as is said, and outlive the call.
+    let sent = Errno::result(unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const target).cast(),
+            size_of_val(&target) as libc::socklen_t,
+        )
+    });
+    println!(
+        "{}",
+        json!({"sent": sent.is_ok(), "errno": sent.err().map(|e| format!("{e:?}")), "source_port": SOURCE_PORT})
+    );
+    Ok(())
+}
+
+/// The address from which `to` is reached: that of a UDP socket that is connected and sends
+/// nothing.
+fn own_address(to: SocketAddr) -> Result<IpAddr> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = UdpSocket::bind((any, 0))?;
+    probe.connect(to)?;
+    Ok(probe.local_addr()?.ip())
 }
 
 /// A TCP header with SYN alone.

@@ -49,7 +49,10 @@ pub(super) fn programs() -> Vec<Sabotage> {
         what: "program",
         act,
     });
-    let others: [(&str, &str, Act); 8] = [
+    let others: [(&str, &str, Act); 9] = [
+        ("the pod gets another device", "device", |_, pod| {
+            pod.netns().ip("link add net1 type veth peer name net1-end")
+        }),
         ("sk_lookup is detached", "sk_lookup", |node, pod| {
             detach(node, &lookup_pin(node, pod)?)
         }),
@@ -117,6 +120,14 @@ fn detach(node: &Node, link: &str) -> Result<()> {
 
 fn unpin(node: &Node, pin: &str) -> Result<()> {
     Ok(fs::remove_file(node.pin_dir().join(pin))?)
+}
+
+/// Takes all filters off the pod's device, with the place that they are in.
+pub(super) fn remove_filters(pod: &Pod) -> Result<()> {
+    let mut command = Command::new("tc");
+    command.args(["-n", pod.netns().name()]);
+    command.args(["qdisc", "del", "dev", "eth0", "clsact"]);
+    run(command)?.success().map(drop)
 }
 
 /// The pin of the one link to the pod's namespace.
