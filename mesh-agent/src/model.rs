@@ -42,6 +42,8 @@ pub use object::{Objects, Origin, Sourced, Unenforced, UnreadKind, UnreadPolicy}
 pub(crate) use object::{key, namespace};
 pub use pods::{BadAddress, Place, Pod, Seen, Stage};
 pub(crate) use pods::{ContainerPort, addresses, hbone_port_names, hbone_ports, order, ours};
+pub(crate) use policies::target_kind::is_of_gateways;
+pub(crate) use policies::trial;
 pub use problem::{Problem, Severity};
 pub use ranges::{ClusterRange, ServiceCidr, Staleness};
 pub use schema::{

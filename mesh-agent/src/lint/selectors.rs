@@ -47,7 +47,7 @@ pub(super) fn check(folder: &Offline, found: &mut Vec<Problem>) {
     {
         let spec = &it.object.spec;
         // With targets, who is missing is the model's to say.
-        if spec.target_ref.is_none() && spec.target_refs.is_empty() {
+        if spec.targets().next().is_none() {
             let selector = spec.selector.as_ref();
             look(
                 "AuthorizationPolicy",

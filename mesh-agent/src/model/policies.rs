@@ -7,9 +7,14 @@
 //! or take mutual TLS only (a PeerAuthentication).
 
 mod authorization;
+mod conditions;
+mod paths;
 mod peers;
 mod rules;
+mod selector;
+pub(crate) mod target_kind;
 mod targets;
+pub(crate) mod trial;
 mod trust_domains;
 mod unmatchable;
 mod values;
@@ -97,7 +102,18 @@ fn unread_scope(unread: &Sourced<UnreadPolicy>, mesh: &MeshSettings) -> Scope {
         selector,
         ..
     } = &unread.object;
-    scope(namespace.as_deref(), selector.as_ref(), mesh)
+    feared_scope(namespace.as_deref(), selector.as_ref(), mesh)
+}
+
+/// The workloads that a policy may be meant for that is not in force as it is written: those
+/// of its selector, or if that is at fault all.
+fn feared_scope(
+    namespace: Option<&str>,
+    selector: Option<&LabelSelector>,
+    mesh: &MeshSettings,
+) -> Scope {
+    let selector = selector.filter(|selector| selector::is_valid(selector));
+    scope(namespace, selector, mesh)
 }
 
 /// A policy of the root namespace holds for all namespaces.

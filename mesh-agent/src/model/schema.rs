@@ -136,9 +136,8 @@ pub struct PeerAuthenticationSpec {
     pub selector: Option<LabelSelector>,
     /// What is asked of a connection.
     pub mtls: Option<MutualTls>,
-    /// What is asked of a connection, by port of the workload.
-    #[serde(default)]
-    pub port_level_mtls: BTreeMap<String, MutualTls>,
+    /// What is asked of a connection, by port of the workload. Not empty.
+    pub port_level_mtls: Option<BTreeMap<String, MutualTls>>,
 }
 
 /// Istio's `WorkloadSelector`.

@@ -3,6 +3,7 @@
 
 mod properties;
 mod tables;
+mod validation;
 mod values;
 
 use std::net::IpAddr;

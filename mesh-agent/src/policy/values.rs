@@ -145,9 +145,7 @@ impl IpBlock {
         let all = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => all,
-            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => {
-                bits.parse().map_err(|_| shape())?
-            }
+            Some(bits) if is_plain_number(bits) => bits.parse().map_err(|_| shape())?,
             Some(_) => return Err(shape()),
         };
         if bits > all {
@@ -239,6 +237,11 @@ impl IpBlock {
             _ => false,
         }
     }
+}
+
+/// Digits without leading zeros, as Go's `netip.ParsePrefix` takes them.
+fn is_plain_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'))
 }
 
 impl fmt::Display for Pattern {

@@ -56,7 +56,9 @@ fn a_finding_is_one_line_with_its_cure() {
     assert_eq!(
         shown,
         "error: DIR/p.yaml: AuthorizationPolicy shop/p: spec.rules: a DENY policy without rules \
-         matches nothing, and so denies nothing; add a rule; \"- {}\" denies everything\n\
+         matches nothing, and so denies nothing; add a rule; \"- {}\" denies everything; until then \
+         its last good version is in force, or without one the workloads that it may select refuse \
+         everything\n\
          \n1 error, 0 warnings\n"
     );
     let json: serde_json::Value = serde_json::from_slice(&lint::json(&found).unwrap()).unwrap();

@@ -173,6 +173,33 @@ fn the_policies_that_a_bad_file_may_hold_are_feared_until_it_is_good() {
             policy("AuthorizationPolicy", "{action: AUDIT, rule: []}"),
             vec![],
         ),
+        (
+            policy("AuthorizationPolicy", "{acton: DENY}")
+                .replace("shop}", "shop, annotations: {istio.io/dry-run: t}}"),
+            vec![],
+        ),
+        // For gateways alone, and for a Service too.
+        (
+            policy(
+                "AuthorizationPolicy",
+                "{acton: DENY, targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]}",
+            ),
+            vec![],
+        ),
+        (
+            policy(
+                "AuthorizationPolicy",
+                "{acton: DENY, targetRef: {kind: Service, name: a}}",
+            ),
+            vec!["AuthorizationPolicy of shop for all"],
+        ),
+        (
+            policy(
+                "AuthorizationPolicy",
+                "{acton: DENY, selector: {}, targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]}",
+            ),
+            vec!["AuthorizationPolicy of shop for {}"],
+        ),
         // A good policy in a file that is rejected for another object's sake.
         (
             policy("AuthorizationPolicy", "{}") + bad_pod,

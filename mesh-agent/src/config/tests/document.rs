@@ -74,7 +74,8 @@ fn documents_lists_and_json_are_read() {
 fn a_key_that_is_a_number_is_its_text() {
     let text = "apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {portLevelMtls: {8080: {mode: STRICT}}}\n";
     let objects = read("a.yaml", text).unwrap();
-    let ports = &objects.peer_authentications[0].object.spec.port_level_mtls;
+    let spec = &objects.peer_authentications[0].object.spec;
+    let ports = spec.port_level_mtls.as_ref().unwrap();
     assert_eq!(ports.keys().collect::<Vec<_>>(), ["8080"]);
 }
 

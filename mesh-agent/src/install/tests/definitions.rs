@@ -11,7 +11,7 @@ use super::*;
 /// (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>),
 /// what is used here. Keywords that are not on the list are refused, those of JSON Schema
 /// that the API server does not take among them.
-const KEYWORDS: [&str; 20] = [
+const KEYWORDS: [&str; 21] = [
     "additionalProperties",
     "description",
     "enum",
@@ -22,6 +22,7 @@ const KEYWORDS: [&str; 20] = [
     "maxProperties",
     "minItems",
     "minLength",
+    "minProperties",
     "pattern",
     "properties",
     "required",

@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::object::{Sourced, name, namespace};
-use super::super::problem::Problem;
-use super::super::schema::{AuthorizationPolicy, PolicyAction, TargetRef};
-use super::super::settings::MeshSettings;
-use super::{Report, Scene, by_key, refusal, rules, scope, targets, trust_domains, unmatchable};
-use crate::policy::{Action, LastGood, Policy, PolicyRef, Scope};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Istio's annotation for a policy on trial.
-const DRY_RUN: &str = "istio.io/dry-run";
+use super::super::object::{Sourced, name, namespace};
+use super::super::problem::{Problem, Severity};
+use super::super::schema::{AuthorizationPolicy, AuthorizationPolicySpec, PolicyAction, TargetRef};
+use super::target_kind::{self, TargetKind};
+use super::trial::{self, DRY_RUN};
+use super::{Report, Scene, by_key, feared_scope, refusal, rules, scope, selector, targets};
+use crate::policy::{Action, LastGood, Policy, PolicyRef, Scope};
 
 type Compiled = (Arc<Policy>, Scope);
 
@@ -38,7 +38,7 @@ pub(super) fn policies(
         let compiled = compile(source, scene, &services, &mut report);
         if !report.unusable {
             let (policy, scope) = compiled.clone();
-            let targets = targets(&source.object).cloned().collect();
+            let targets = source.object.spec.targets().cloned().collect();
             let good = LastGood {
                 policy,
                 scope,
@@ -70,17 +70,27 @@ fn enforced(policy: &Policy) -> bool {
     !policy.dry_run && policy.action != Action::Audit
 }
 
-/// The workloads that an unusable policy may be meant for: with targets, any of its
-/// namespace.
+/// The workloads that an unusable policy may be meant for: none if it is for gateways, and with
+/// other targets any of its namespace.
 fn feared(policy: &AuthorizationPolicy, scene: &Scene<'_>) -> Scope {
-    let namespace = namespace(&policy.metadata);
-    scope(Some(namespace), policy.spec.selector.as_ref(), scene.mesh)
+    let spec = &policy.spec;
+    if target_kind::only_gateways(spec) {
+        return Scope::Workloads(BTreeMap::new());
+    }
+    let mut kinds = spec.targets().map(target_kind::kind);
+    let selector = match kinds.all(|kind| kind == Some(TargetKind::Gateway)) {
+        true => spec.selector.as_ref(),
+        false => None,
+    };
+    feared_scope(Some(namespace(&policy.metadata)), selector, scene.mesh)
 }
 
-/// The Services that a policy names.
-fn targets(policy: &AuthorizationPolicy) -> impl Iterator<Item = &TargetRef> {
-    let one = policy.spec.target_ref.iter();
-    one.chain(&policy.spec.target_refs)
+/// The targets of a policy, each with its field.
+fn targets_by_field(spec: &AuthorizationPolicySpec) -> impl Iterator<Item = (String, &TargetRef)> {
+    let one = spec.target_ref.iter();
+    let one = one.map(|target| ("spec.targetRef".to_owned(), target));
+    let all = spec.target_refs.iter().flatten().enumerate();
+    one.chain(all.map(|(i, target)| (format!("spec.targetRefs[{i}]"), target)))
 }
 
 /// An earlier version, for the workloads of today; `None` if a Service that it names
@@ -103,7 +113,8 @@ fn again(
         unusable: false,
     };
     let of = namespace(&source.object.metadata);
-    good.scope = services.scope(good.targets.iter(), of, &mut report);
+    let targets = good.targets.iter().map(|target| (String::new(), target));
+    good.scope = services.scope(targets, of, &mut report);
     (!report.unusable).then_some(good)
 }
 
@@ -115,26 +126,14 @@ fn compile(
 ) -> Compiled {
     let AuthorizationPolicy { metadata, spec, .. } = &source.object;
     let (namespace, name) = (namespace(metadata), name(metadata));
-    let dry_run = metadata
-        .annotations
-        .as_ref()
-        .and_then(|all| all.get(DRY_RUN));
-    let dry_run = match dry_run.map(|text| text.parse::<bool>()) {
-        None => false,
-        Some(Ok(dry_run)) => dry_run,
-        Some(Err(_)) => {
-            report.fault(
-                format!("metadata.annotations[{DRY_RUN}]"),
-                "it is neither \"true\" nor \"false\", so whether the policy is to be enforced is not known",
-                "write one of the two",
-            );
-            false
-        }
-    };
+    let gateways = target_kind::only_gateways(spec);
+    let dry_run = dry_run(metadata, spec.action, report);
     let action = match spec.action {
         PolicyAction::Allow => Action::Allow,
         PolicyAction::Deny => Action::Deny,
         PolicyAction::Audit => Action::Audit,
+        // For gateways it is for others to answer.
+        PolicyAction::Custom if gateways => Action::Deny,
         PolicyAction::Custom => {
             report.fault(
                 "spec.action",
@@ -149,12 +148,13 @@ fn compile(
         report.fault("spec.provider", message, "remove it");
     }
     if spec.rules.is_empty() && spec.action == PolicyAction::Deny {
-        report.mistake(
+        report.fault(
             "spec.rules",
             "a DENY policy without rules matches nothing, and so denies nothing",
             "add a rule; \"- {}\" denies everything",
         );
     }
+    let before = report.problems.len();
     let rules = spec.rules.iter().enumerate();
     let read_by = rules::Scope {
         action,
@@ -162,6 +162,15 @@ fn compile(
         mesh: scene.mesh,
     };
     let rules = rules.map(|(i, rule)| rules::rule(rule, i, read_by, report));
+    let rules = rules.collect();
+    if gateways {
+        // What this agent does with HTTP is of no meaning there.
+        let of_rules = report.problems.split_off(before);
+        let errors = of_rules.into_iter();
+        report
+            .problems
+            .extend(errors.filter(|it| it.severity == Severity::Error));
+    }
     let policy = Policy {
         name: PolicyRef {
             namespace: namespace.into(),
@@ -169,21 +178,51 @@ fn compile(
         },
         action,
         dry_run,
-        rules: rules.collect(),
+        rules,
     };
     // Values that could not be read are missing in an unusable one.
-    if !report.unusable {
+    if !report.unusable && !gateways {
         unmatchable::report(&policy, scene.mesh, report);
     }
-    let mut targets = targets(&source.object).peekable();
+    target_kind::check(spec, report);
+    if let Some(selector) = &spec.selector {
+        selector::check(selector, report);
+    }
+    let mut targets = targets_by_field(spec).peekable();
     let scope = if targets.peek().is_none() {
         scope(Some(namespace), spec.selector.as_ref(), scene.mesh)
     } else {
-        if spec.selector.is_some() {
-            let message = "a policy has a selector or targetRefs, not both";
-            report.fault("spec.selector", message, "keep one of them");
+        for (at, target) in targets_by_field(spec) {
+            target_kind::check_target(target, &at, report);
         }
         services.scope(targets, namespace, report)
     };
     (Arc::new(policy), scope)
+}
+
+/// Whether a policy is only evaluated. The annotation is for ALLOW and DENY, whatever it says
+/// (Istio's `checkDryRunAnnotation`, `pkg/config/validation`).
+fn dry_run(metadata: &ObjectMeta, action: PolicyAction, report: &mut Report<'_>) -> bool {
+    let annotations = metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|all| all.get(DRY_RUN)) else {
+        return false;
+    };
+    let field = format!("metadata.annotations[{DRY_RUN}]");
+    if !matches!(action, PolicyAction::Allow | PolicyAction::Deny) {
+        let message = "only policies with the action ALLOW or DENY can be tried out";
+        report.fault(
+            &*field,
+            message,
+            "remove the annotation, or change the action",
+        );
+    }
+    let dry_run = trial::truth(text);
+    if dry_run.is_none() {
+        report.fault(
+            field,
+            format!("{text:?} is neither true nor false, so whether the policy is to be enforced is not known"),
+            "write \"true\" or \"false\"",
+        );
+    }
+    dry_run.unwrap_or_default()
 }

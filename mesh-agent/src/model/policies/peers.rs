@@ -9,7 +9,8 @@ use super::super::object::{Sourced, name, namespace};
 use super::super::problem::Problem;
 use super::super::schema::{LabelSelector, MutualTls, MutualTlsMode, PeerAuthentication};
 use super::super::settings::MtlsMode;
-use super::{Report, Scene, by_key, labels, scope, values};
+use super::trial::DRY_RUN;
+use super::{Report, Scene, by_key, feared_scope, labels, selector, values};
 use crate::policy::{PeerRule, PeerRules, PolicyRef};
 
 /// A rule and what orders it among its equals.
@@ -43,7 +44,7 @@ pub(super) fn rules(
             let Some(last_good) = last_good else {
                 for source in described {
                     let PeerAuthentication { metadata, spec, .. } = &source.object;
-                    let feared = scope(
+                    let feared = feared_scope(
                         Some(namespace(metadata)),
                         spec.selector.as_ref(),
                         scene.mesh,
@@ -123,25 +124,19 @@ fn compile(source: &Sourced<PeerAuthentication>, report: &mut Report<'_>) -> Pee
     let PeerAuthentication { metadata, spec, .. } = &source.object;
     let selects = |selector: &&LabelSelector| !selector.match_labels.is_empty();
     let selector = spec.selector.as_ref().filter(selects);
-    if selector.is_none() && !spec.port_level_mtls.is_empty() {
+    if let Some(selector) = selector {
+        selector::check(selector, report);
+    }
+    let annotations = metadata.annotations.as_ref();
+    if annotations.is_some_and(|all| all.contains_key(DRY_RUN)) {
         report.fault(
-            "spec.portLevelMtls",
-            "modes of ports need a selector",
-            "select the workloads whose ports are meant",
+            format!("metadata.annotations[{DRY_RUN}]"),
+            "a PeerAuthentication cannot be tried out",
+            "remove the annotation",
         );
     }
-    let mut ports = Vec::new();
-    for (text, mtls) in &spec.port_level_mtls {
-        match (values::port(text), mode(mtls)) {
-            (Some(port), Some(mode)) => ports.push((port, mode)),
-            (Some(_), None) => {}
-            (None, _) => {
-                let at = format!("spec.portLevelMtls[{text}]");
-                let message = format!("{text:?} is not a TCP port");
-                report.fault(at, message, "write a number from 1 to 65535");
-            }
-        }
-    }
+    let ports = spec.port_level_mtls.as_ref();
+    let ports = ports.map(|ports| port_modes(ports, selector.is_some(), report));
     PeerRule {
         name: PolicyRef {
             namespace: namespace(metadata).into(),
@@ -149,8 +144,44 @@ fn compile(source: &Sourced<PeerAuthentication>, report: &mut Report<'_>) -> Pee
         },
         labels: selector.map(labels),
         mode: spec.mtls.as_ref().and_then(mode),
-        ports: ports.into(),
+        ports: ports.unwrap_or_default().into(),
     }
+}
+
+/// Modes by port, without those that are inherited.
+fn port_modes(
+    written: &BTreeMap<String, MutualTls>,
+    has_selector: bool,
+    report: &mut Report<'_>,
+) -> Vec<(u16, MtlsMode)> {
+    const FIELD: &str = "spec.portLevelMtls";
+    if written.is_empty() {
+        let message = "it is there and empty, which says nothing of any port";
+        report.fault(
+            FIELD,
+            message,
+            "write the ports that are meant, or remove it",
+        );
+    } else if !has_selector {
+        let message = "modes of ports need a selector";
+        report.fault(FIELD, message, "select the workloads whose ports are meant");
+    }
+    let mut modes: BTreeMap<u16, Option<MtlsMode>> = BTreeMap::new();
+    for (text, mtls) in written {
+        let at = format!("{FIELD}[{text}]");
+        let Some(port) = values::port(text) else {
+            let message = format!("{text:?} is not a TCP port");
+            report.fault(at, message, "write a number from 1 to 65535");
+            continue;
+        };
+        let mode = mode(mtls);
+        if modes.insert(port, mode).is_some_and(|other| other != mode) {
+            let message = format!("port {port} is there twice, with two modes");
+            report.fault(at, message, "keep one of them");
+        }
+    }
+    let own = modes.into_iter();
+    own.filter_map(|(port, mode)| Some((port, mode?))).collect()
 }
 
 fn mode(mtls: &MutualTls) -> Option<MtlsMode> {

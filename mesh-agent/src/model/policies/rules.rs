@@ -5,7 +5,8 @@
 
 use super::super::schema::{Condition, Operation, PolicyRule, Source};
 use super::super::settings::MeshSettings;
-use super::{Report, trust_domains, values};
+use super::conditions::{self, Key};
+use super::{Report, paths, trust_domains, values};
 use crate::policy::{Action, Clause, Group, Part, Rule, Test, Values};
 
 /// What a rule is read by, beside its own text.
@@ -143,6 +144,12 @@ impl Reader<'_, '_> {
         let it = operation;
         list.test(false, "ports", &it.ports, values::ports);
         list.test(true, "notPorts", &it.not_ports, values::ports);
+        for (field, texts) in [("paths", &it.paths), ("notPaths", &it.not_paths)] {
+            for (path, fault) in texts.iter().filter_map(|it| Some((it, paths::fault(it)?))) {
+                let message = format!("{path:?} is not a path: {fault}");
+                list.fault(field, message, "correct it");
+            }
+        }
         for (field, texts) in [
             ("hosts", &it.hosts),
             ("notHosts", &it.not_hosts),
@@ -185,7 +192,15 @@ impl Reader<'_, '_> {
                 "remote.ip" => list.test(negated, field, texts, values::client_ips),
                 "destination.ip" => list.test(negated, field, texts, values::destination_ips),
                 "destination.port" => list.test(negated, field, texts, values::ports),
-                key if needs_http(key) => list.http(&format!("{field} ({key})"), texts),
+                key if conditions::kind(key) == Key::NeedsHttp => {
+                    list.no_empty(field, texts);
+                    list.need_http(&format!("{field} ({key})"), texts);
+                }
+                key if conditions::kind(key) == Key::LacksName => {
+                    let message = format!("{key:?} lacks a name in brackets");
+                    list.fault("key", message, "write it as in request.headers[User-Agent]");
+                    break;
+                }
                 _ => {
                     let message = format!("{key:?} is no attribute that Istio knows");
                     list.fault("key", message, "write one of Istio's conditions");
@@ -217,14 +232,6 @@ impl Reader<'_, '_> {
         }
         (self.scope.action != Action::Deny).then(|| field.into())
     }
-}
-
-/// Attributes of a request, or of TLS that the application itself speaks.
-fn needs_http(key: &str) -> bool {
-    ["request.", "experimental.envoy.filters."]
-        .iter()
-        .any(|prefix| key.starts_with(prefix))
-        || key == "connection.sni"
 }
 
 /// The tests of one source, operation or condition.
@@ -271,6 +278,16 @@ impl<'a, 'b, 'r> List<'a, 'b, 'r> {
     }
 
     fn http(&mut self, field: &str, texts: &[String]) {
+        self.no_empty(field, texts);
+        self.need_http(field, texts);
+    }
+
+    fn no_empty(&mut self, field: &str, texts: &[String]) {
+        let at = format!("{}.{field}", self.at);
+        values::no_empty(texts, &at, self.reader.report);
+    }
+
+    fn need_http(&mut self, field: &str, texts: &[String]) {
         if !texts.is_empty() {
             self.any = true;
             self.reader.http.push(format!("{}.{field}", self.at));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::super::schema::TargetRef;
 use super::super::services::{EndpointSlice, ServiceObject, ServicePort};
 use super::super::workload::Workload;
+use super::target_kind::{self, TargetKind};
 use super::{Report, Scene};
 use crate::policy::{Ports, Scope};
 
@@ -19,6 +20,7 @@ pub(super) struct Services<'a> {
     slices: HashMap<String, Vec<&'a EndpointSlice>>,
     by_address: HashMap<IpAddr, &'a Arc<Workload>>,
     workloads: &'a [Arc<Workload>],
+    root_namespace: &'a str,
 }
 
 /// Ports of one workload, while they are collected.
@@ -30,18 +32,18 @@ struct Reached {
 
 impl<'a> Services<'a> {
     pub(super) fn new(scene: &Scene<'a>) -> Self {
-        let policies = scene
+        let mut policies = scene
             .sources
             .iter()
             .flat_map(|it| &it.authorization_policies);
-        let mut policies = policies.map(|it| &it.object.spec);
         let mut services = Self {
             by_key: HashMap::new(),
             slices: HashMap::new(),
             by_address: HashMap::new(),
             workloads: scene.workloads,
+            root_namespace: &scene.mesh.root_namespace,
         };
-        if !policies.any(|spec| spec.target_ref.is_some() || !spec.target_refs.is_empty()) {
+        if !policies.any(|it| it.object.spec.targets().next().is_some()) {
             return services;
         }
         for service in scene.sources.iter().flat_map(|it| &it.services) {
@@ -62,37 +64,46 @@ impl<'a> Services<'a> {
         services
     }
 
-    /// The workloads that `targets` of a policy in `namespace` mean.
+    /// The workloads that `targets` of a policy in namespace `of` mean, each with its field.
+    /// Targets that [`target_kind::check_target`] refuses are skipped.
     pub(super) fn scope<'t>(
         &self,
-        targets: impl Iterator<Item = &'t TargetRef>,
+        targets: impl Iterator<Item = (String, &'t TargetRef)>,
         of: &str,
         report: &mut Report<'_>,
     ) -> Scope {
         let mut reached: BTreeMap<Arc<str>, Reached> = BTreeMap::new();
-        for (i, target) in targets.enumerate() {
-            let at = |field: &str| format!("spec.targetRefs[{i}].{field}");
-            if target.kind != "Service" || !matches!(target.group.as_str(), "" | "core") {
-                report.fault(
-                    at("kind"),
+        for (at, target) in targets {
+            let Some(kind) = target_kind::kind(target) else {
+                continue;
+            };
+            if target.kind == "GatewayClass" && of != self.root_namespace {
+                report.mistake(
+                    at,
                     format!(
-                        "a target of kind {:?} in group {:?} is not answered here",
-                        target.kind, target.group
+                        "a policy for a GatewayClass holds in the root namespace, {}, alone",
+                        self.root_namespace
                     ),
-                    "name a Service, or select workloads by their labels",
+                    "move the policy there, or target a Gateway",
                 );
                 continue;
             }
-            if !target.namespace.is_empty() && target.namespace != of {
-                let message = "a policy's targets are in its own namespace";
-                report.fault(at("namespace"), message, "move the policy, or remove it");
+            if kind == TargetKind::Gateway {
+                report.warning(
+                    at,
+                    format!(
+                        "{} {:?} is served by a gateway: for it, the policy is not applied by this agent",
+                        target.kind, target.name
+                    ),
+                    "nothing needs to be done if a gateway is meant; to protect workloads, target their Service or select them by labels",
+                );
                 continue;
             }
             let service = format!("{of}/{}", target.name);
             match self.by_key.get(&service) {
                 Some(found) => self.reach(&service, found, &mut reached),
                 None => report.fault(
-                    at("name"),
+                    format!("{at}.name"),
                     format!("there is no Service {service} (yet)"),
                     "describe the Service, or correct the name",
                 ),

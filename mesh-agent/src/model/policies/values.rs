@@ -3,6 +3,11 @@
 use super::Report;
 use crate::policy::{Account, IpBlock, Pattern, Principals, Values};
 
+/// Service accounts in one list, and bytes of one, at most: Istio's `CheckServiceAccount`
+/// (`pkg/config/security`) and its CRD.
+const MAX_ACCOUNTS: usize = 16;
+const MAX_ACCOUNT: usize = 320;
+
 /// With `expand` for the trust domains.
 pub(super) fn principals(
     texts: &[String],
@@ -35,11 +40,18 @@ pub(super) fn accounts(
     report: &mut Report<'_>,
 ) -> Values {
     no_empty(texts, at, report);
+    if texts.len() > MAX_ACCOUNTS {
+        let message = format!("it has {} values; {MAX_ACCOUNTS} are allowed", texts.len());
+        report.fault(at, message, "write a second source or condition");
+    }
     let accounts = texts.iter().map(|text| {
         let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
         if namespace.is_empty() || name.is_empty() || name.contains('/') || text.contains('*') {
             let message = format!("{text:?} is neither <namespace>/<account> nor an account");
             report.fault(at, message, "write one of the two, without wildcards");
+        } else if text.len() > MAX_ACCOUNT {
+            let message = format!("{text:?} is longer than {MAX_ACCOUNT} characters");
+            report.fault(at, message, "correct it");
         }
         Account {
             namespace: namespace.into(),
@@ -90,7 +102,7 @@ pub(super) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| digits && *port != 0)
 }
 
-fn no_empty(texts: &[String], at: &str, report: &mut Report<'_>) {
+pub(super) fn no_empty(texts: &[String], at: &str, report: &mut Report<'_>) {
     if texts.iter().any(String::is_empty) {
         report.fault(at, "one of its values is empty", "remove or correct it");
     }

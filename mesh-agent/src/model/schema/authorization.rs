@@ -4,7 +4,8 @@
 //! Fields: <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::{Ignored, LabelSelector};
 
@@ -34,17 +35,25 @@ pub struct AuthorizationPolicySpec {
     pub selector: Option<LabelSelector>,
     /// The older form of [`AuthorizationPolicySpec::target_refs`], for one.
     pub target_ref: Option<TargetRef>,
-    /// The Services whose workloads it holds for.
-    #[serde(default)]
-    pub target_refs: Vec<TargetRef>,
+    /// The Services whose workloads it holds for. Empty is the same as absent, but does not go
+    /// with a selector either.
+    pub target_refs: Option<Vec<TargetRef>>,
     /// What becomes of a connection that a rule matches; `ALLOW` when absent.
     #[serde(default)]
     pub action: PolicyAction,
     /// Of the action `CUSTOM`, which is not answered here.
     pub provider: Option<ExtensionProvider>,
     /// A connection matches when one of them does; with none, none does.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "rules")]
     pub rules: Vec<PolicyRule>,
+}
+
+impl AuthorizationPolicySpec {
+    /// All targets, in either form.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &TargetRef> {
+        let one = self.target_ref.iter();
+        one.chain(self.target_refs.iter().flatten())
+    }
 }
 
 /// Values of [`AuthorizationPolicySpec::action`].
@@ -69,11 +78,11 @@ pub struct TargetRef {
     /// Empty or `core` for a Service.
     #[serde(default)]
     pub group: String,
-    /// `Service` is the only kind that is answered here.
+    /// `Service`; `Gateway`, `GatewayClass` and `ServiceEntry` select no workload.
     pub kind: String,
     /// The target's name.
     pub name: String,
-    /// The policy's own namespace or empty.
+    /// Must be empty: a target is in the policy's own namespace.
     #[serde(default)]
     pub namespace: String,
 }
@@ -99,6 +108,23 @@ pub struct PolicyRule {
     /// Further conditions.
     #[serde(default)]
     pub when: Vec<Condition>,
+}
+
+/// Reads rules. An item that is null (`- ` with nothing behind it) is refused: read as an empty
+/// rule, it would match every connection.
+fn rules<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<PolicyRule>, D::Error> {
+    struct Item(PolicyRule);
+
+    impl<'de> Deserialize<'de> for Item {
+        fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+            let rule = Option::deserialize(reader)?;
+            let null = || D::Error::custom("the rule is null; {} matches every connection");
+            rule.map(Self).ok_or_else(null)
+        }
+    }
+
+    let items = Vec::<Item>::deserialize(reader)?;
+    Ok(items.into_iter().map(|Item(rule)| rule).collect())
 }
 
 /// Wraps a [`Source`].

@@ -111,7 +111,7 @@ fn the_last_good_version_stays_in_force_through_any_number_of_bad_ones() {
             "{outcome:?}"
         );
     }
-    world = built(&policy("{action: DENY}"), Some(&world)).world;
+    world = built(&policy("{rules: [{}]}"), Some(&world)).world;
     assert!(question("a").ask(&world).outcome.is_ok());
 }
 
