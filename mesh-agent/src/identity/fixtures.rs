@@ -111,13 +111,27 @@ impl TestCa {
 
     /// An authority below this one, which sends its own certificate along.
     pub(crate) fn intermediate(&self) -> Self {
+        self.intermediate_named("intermediate", &[])
+    }
+
+    /// [`Self::intermediate`] with these URIs. What it signs is of this authority's trust
+    /// domain; the chain goes through all authorities above it.
+    pub(crate) fn intermediate_named(&self, name: &str, uris: &[&str]) -> Self {
         let key = new_key();
-        let params = ca_params("intermediate");
+        let mut params = ca_params(name);
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+            .collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self {
             key_id: KeyId::new(&params.key_identifier(&key)),
             issuer: Issuer::new(params, key),
-            intermediates: vec![certificate.into()],
+            intermediates: [certificate.into()]
+                .into_iter()
+                .chain(self.intermediates.iter().cloned())
+                .collect(),
             root: self.root.clone(),
             trust_domain: self.trust_domain.clone(),
         }
@@ -125,6 +139,12 @@ impl TestCa {
 
     pub(crate) fn bundle(&self) -> TrustBundle {
         TrustBundle::new(self.trust_domain.clone(), vec![self.root.clone()])
+    }
+
+    /// A bundle that pins this authority's own certificate, an intermediate's, in place of
+    /// the root above it.
+    pub(crate) fn pinned_bundle(&self, trust_domain: &str) -> TrustBundle {
+        TrustBundle::new(domain(trust_domain), vec![self.intermediates[0].clone()])
     }
 
     /// The bundle of this authority and another.

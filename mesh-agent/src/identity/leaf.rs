@@ -10,7 +10,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{X509Certificate, X509Extension};
 use x509_parser::time::ASN1Time;
 
-use super::{IdentityError, KeyId, SpiffeId};
+use super::{IdentityError, KeyId, SpiffeId, TrustDomain};
 
 /// Longest URI that is looked at, in bytes: SPIFFE-ID §2.3 requires support of
 /// 2048 and lets longer ones be refused.
@@ -212,6 +212,43 @@ pub(crate) fn only_uri<'a>(
         [uri] => Ok(uri),
         _ => Err(PeerIdentityError::SeveralUris(found.len())),
     }
+}
+
+/// The first SPIFFE URI of an authority's certificate that names another trust domain than
+/// `domain`, or what is malformed about its names: it does not vouch for `domain` then
+/// (X.509-SVID §3.2 and §4.2). `None` where all its SPIFFE URIs name `domain`, and where it
+/// has none. A path, which X.509-SVID forbids there, does not matter.
+pub(crate) fn bound_elsewhere(der: &[u8], domain: &TrustDomain) -> Option<String> {
+    const SCHEME: &str = "spiffe:";
+    let malformed = |what: PeerIdentityError| Some(what.to_string());
+    let certificate = match parse(der) {
+        Ok(certificate) => certificate,
+        Err(error) => return malformed(error),
+    };
+    let names = match certificate.subject_alternative_name() {
+        Ok(Some(names)) => &names.value.general_names,
+        Ok(None) => return None,
+        Err(_) => {
+            return malformed(PeerIdentityError::Malformed(
+                "its subject alternative names",
+            ));
+        }
+    };
+    names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => {
+            let scheme = uri.get(..SCHEME.len())?;
+            if !scheme.eq_ignore_ascii_case(SCHEME) {
+                return None;
+            }
+            let rest = uri[SCHEME.len()..].strip_prefix("//");
+            let named = rest.and_then(|rest| rest.split('/').next());
+            (named != Some(domain.as_str())).then(|| shown(&[uri]))
+        }
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => {
+            malformed(PeerIdentityError::Malformed("a URI that is not text"))
+        }
+        _ => None,
+    })
 }
 
 /// A certificate's time as the system tells it.

@@ -130,8 +130,8 @@ reasons! {
         "The client offered TLS but no certificate of its own.",
         "the client is no mesh workload: bring it into the mesh";
     TlsForeignTrustDomain, "TLS_FOREIGN_TRUST_DOMAIN", Identity,
-        "The client's certificate belongs to a trust domain that this mesh does not trust.",
-        "give both meshes one trust domain, or configure the other's roots here";
+        "The client's certificate belongs to a trust domain that this mesh does not trust, or another mesh's authority signed it.",
+        "give both meshes one trust domain, or configure the other's roots here; where the detail names an intermediate of another mesh, that mesh certifies what it must not";
     TlsHandshake, "TLS_HANDSHAKE", Tls,
         "The TLS handshake with the client failed.",
         "check that both nodes trust the same certificate authority and that their clocks agree";

@@ -183,7 +183,8 @@ impl From<HandshakeFailure> for Failure {
     fn from(failure: HandshakeFailure) -> Self {
         let reason = match &failure {
             HandshakeFailure::NoClientCertificate => Reason::TlsNoClientCert,
-            HandshakeFailure::ForeignTrustDomain { .. } => Reason::TlsForeignTrustDomain,
+            HandshakeFailure::ForeignTrustDomain { .. }
+            | HandshakeFailure::ForeignIntermediate { .. } => Reason::TlsForeignTrustDomain,
             HandshakeFailure::Revoked { .. } => Reason::PeerRevoked,
             HandshakeFailure::RevocationUnknown { .. } => Reason::RevocationUnknown,
             HandshakeFailure::Credential(_) => Reason::NoCredential,

@@ -46,6 +46,17 @@ pub enum HandshakeFailure {
         /// Who the peer says to be.
         presented: SpiffeId,
     },
+    /// An intermediate of another mesh signed for a workload of this trust domain.
+    #[error(
+        "the certificate of {peer} is signed by the intermediate of {issuer}, which vouches for \
+         that trust domain alone"
+    )]
+    ForeignIntermediate {
+        /// Who the peer says to be.
+        peer: SpiffeId,
+        /// The SPIFFE URI of the intermediate.
+        issuer: String,
+    },
     /// The peer's certificate identifies no workload.
     #[error(transparent)]
     Unidentified(#[from] PeerIdentityError),

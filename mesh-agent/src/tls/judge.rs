@@ -3,12 +3,13 @@
 //! [`super::verify`] asks it in each handshake, [`super::Session::still_trusted`]
 //! again when trust changes, and [`super::config`] about our own certificates.
 
+use std::cell::OnceCell;
 use std::time::UNIX_EPOCH;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, OtherError};
-use webpki::{EndEntityCert, KeyUsage, RevocationOptions};
+use webpki::{EndEntityCert, KeyUsage, RevocationOptions, VerifiedPath};
 use webpki::{ExpirationPolicy, RevocationCheckDepth, RevocationOptionsBuilder};
 use x509_parser::prelude::X509Certificate;
 
@@ -42,7 +43,9 @@ pub(super) struct Presented<'a> {
 /// The identity that the certificate proves at `now`.
 ///
 /// A leaf is judged under the roots of the trust domain that it names, so that a
-/// root vouches for its own domain alone, even where two domains share it by name.
+/// root vouches for its own domain alone, even where two domains share it by name. Below a
+/// root that several domains share, an intermediate with a SPIFFE URI vouches for the domain
+/// in it alone; one without vouches for each of them.
 pub(super) fn judge(
     measure: &Measure<'_>,
     presented: &Presented<'_>,
@@ -61,14 +64,20 @@ pub(super) fn judge(
     };
     // What an authority revokes says nothing of certificates that are none of its own,
     // for which the roots that came with ours vouch.
-    let vouches = |told| chain(measure, presented, told, &[], now).is_ok();
+    let vouches = |told| chain(measure, presented, domain, told, &[], now).is_ok();
     let is_its_own = brought.is_none() || told.is_some_and(vouches);
     let lists = measure.trust.lists(domain).map(AsRef::as_ref);
     let lists = lists.filter(|_| is_its_own);
     let of_issuer = candidates(lists, leaf::issuer(&certificate).as_ref());
-    chain(measure, presented, roots, &of_issuer, now).map_err(|error| {
-        let revoked = || leaf::serial(&certificate);
-        from_webpki(error, &peer, revoked)
+    chain(measure, presented, domain, roots, &of_issuer, now).map_err(|error| match error {
+        ChainError::OtherDomain(issuer) => HandshakeFailure::ForeignIntermediate {
+            peer: peer.clone(),
+            issuer,
+        },
+        ChainError::Invalid(error) => {
+            let revoked = || leaf::serial(&certificate);
+            from_webpki(error, &peer, revoked)
+        }
     })?;
     if measure.expected.is_some_and(|expected| *expected != peer) {
         return Err(wrong(measure, peer));
@@ -127,30 +136,65 @@ fn candidates<'a>(lists: Option<&'a Lists>, issuer: Option<&KeyId>) -> Vec<&'a L
     }
 }
 
-/// Signatures, validity, purpose, and what a list has revoked, however old it is.
+/// Why no chain leads from the leaf to a root.
+enum ChainError {
+    /// The only chains go through an intermediate that is bound to another trust domain, by
+    /// this SPIFFE URI.
+    OtherDomain(String),
+    Invalid(webpki::Error),
+}
+
+impl From<webpki::Error> for ChainError {
+    fn from(error: webpki::Error) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+/// Signatures, validity, purpose, the trust domains of the intermediates, and what a list has
+/// revoked, however old it is.
 fn chain(
     measure: &Measure<'_>,
     presented: &Presented<'_>,
+    domain: &TrustDomain,
     roots: &Anchors,
     lists: &[&List],
     now: UnixTime,
-) -> Result<(), webpki::Error> {
+) -> Result<(), ChainError> {
     let usage = match presented.role {
         Role::Client => KeyUsage::client_auth(),
         Role::Server => KeyUsage::server_auth(),
     };
     let leaf = EndEntityCert::try_from(presented.leaf)?;
     let lists: Vec<_> = lists.iter().map(|list| &list.crl).collect();
-    leaf.verify_for_usage(
+    let elsewhere = OnceCell::new();
+    // Asked about each path that is valid otherwise: another one may lead through
+    // intermediates of the domain.
+    let is_of_domain = |path: &VerifiedPath<'_>| {
+        let mut issuers = path.intermediate_certificates();
+        match issuers.find_map(|issuer| leaf::bound_elsewhere(&issuer.der(), domain)) {
+            None => Ok(()),
+            Some(uri) => {
+                elsewhere.get_or_init(|| uri);
+                Err(webpki::Error::NameConstraintViolation)
+            }
+        }
+    };
+    let verified = leaf.verify_for_usage(
         measure.algorithms.all,
         roots.all(),
         presented.intermediates,
         now,
         usage,
         revocation(&lists),
-        None,
-    )?;
-    Ok(())
+        Some(&is_of_domain),
+    );
+    let verified = verified.map(|_| ());
+    match (verified, elsewhere.into_inner()) {
+        (Err(webpki::Error::NameConstraintViolation), Some(uri)) => {
+            Err(ChainError::OtherDomain(uri))
+        }
+        (verified, _) => Ok(verified?),
+    }
 }
 
 /// Workloads' certificates are what an authority revokes; an issuer leaves with its

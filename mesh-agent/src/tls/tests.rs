@@ -4,6 +4,7 @@
 mod agreed;
 mod chains;
 mod domains;
+mod intermediates;
 mod leaves;
 mod names;
 mod openssl;

@@ -86,8 +86,8 @@ fn trust_domains_without_a_bundle_are_refused() -> Result<()> {
 fn trust_domains_cannot_vouch_for_each_other() -> Result<()> {
     for (roots, reason) in [
         (Roots::Separate, "TLS_HANDSHAKE"),
-        // The root would do, but none of our lists speaks for that intermediate.
-        (Roots::Shared, "REVOCATION_UNKNOWN"),
+        // The root would do, but the intermediate is bound to its own trust domain.
+        (Roots::Shared, "TLS_FOREIGN_TRUST_DOMAIN"),
     ] {
         let abroad = Abroad::start(roots)?;
         let peer = Peer::new(&abroad.mesh)?;

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::{CertificateRevocationListDer, TrustAnchor};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 use x509_parser::time::ASN1Time;
 
 use super::{KeyId, Revocation, RevocationStatus};
-use crate::identity::TrustBundle;
+use crate::identity::{TrustBundle, TrustDomain, leaf};
 
 /// The roots of one trust domain.
 pub(crate) struct Anchors {
@@ -44,7 +44,8 @@ impl Anchors {
     pub(crate) fn read(bundle: &TrustBundle) -> Self {
         let (mut anchors, mut unusable) = (Vec::new(), Vec::new());
         for (place, root) in bundle.roots().iter().enumerate() {
-            match anchor_from_trusted_cert(root) {
+            let anchor = anchor_from_trusted_cert(root).map_err(|error| error.to_string());
+            match anchor.and_then(|anchor| pinned(root, bundle.trust_domain()).map(|()| anchor)) {
                 Ok(anchor) => anchors.push(anchor.to_owned()),
                 Err(error) => unusable.push(format!("root {place}: {error}").into()),
             }
@@ -58,6 +59,28 @@ impl Anchors {
 
     pub(crate) fn unusable(&self) -> &[Arc<str>] {
         &self.unusable
+    }
+}
+
+/// Checks an anchor that is no root: an intermediate that is pinned, so that only what it
+/// signs is trusted and not what its root signs besides. A self-signed root is taken as it
+/// is: meshes that share one have the URI of the mesh that made it.
+fn pinned(anchor: &CertificateDer<'_>, domain: &TrustDomain) -> Result<(), String> {
+    let Ok(certificate) = leaf::parse(anchor) else {
+        // A root of version 1, which has no names but its subject.
+        return Ok(());
+    };
+    if certificate.subject() == certificate.issuer() {
+        return Ok(());
+    }
+    if !certificate.is_ca() {
+        return Err("it is neither a root nor an intermediate (CA:TRUE)".to_owned());
+    }
+    match leaf::bound_elsewhere(anchor, domain) {
+        None => Ok(()),
+        Some(uri) => Err(format!(
+            "it is the intermediate of {uri}, which does not vouch for {domain}"
+        )),
     }
 }
 
@@ -135,7 +158,7 @@ impl List {
         // The verifier's own reader keeps neither the times nor the issuer's key.
         let (_, parsed) = CertificateRevocationList::from_der(der)
             .map_err(|_| "not a certificate revocation list in DER".to_owned())?;
-        let issuer = crate::identity::leaf::authority_key(parsed.extensions());
+        let issuer = leaf::authority_key(parsed.extensions());
         Ok(Self {
             crl: crl.into(),
             issuer,

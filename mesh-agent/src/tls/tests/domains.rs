@@ -8,14 +8,14 @@ use super::*;
 use crate::identity::fixtures::trusting;
 use crate::identity::{DomainTrust, Issued, Revocation, TrustBundle, TrustStore};
 
-fn of(domain: &str, account: &str) -> SpiffeId {
+pub(super) fn of(domain: &str, account: &str) -> SpiffeId {
     format!("spiffe://{domain}/ns/shop/sa/{account}")
         .parse()
         .unwrap()
 }
 
 /// The roots of `ca` as those of the domain with that name.
-fn foreign(domain: &str, ca: &TestCa) -> DomainTrust {
+pub(super) fn foreign(domain: &str, ca: &TestCa) -> DomainTrust {
     let name = of(domain, "any").trust_domain().clone();
     DomainTrust {
         bundle: TrustBundle::new(name, ca.bundle().roots().to_vec()),
@@ -24,7 +24,7 @@ fn foreign(domain: &str, ca: &TestCa) -> DomainTrust {
 }
 
 /// A store of the mesh `domain` under `ca`, which trusts these others.
-fn mesh(domain: &str, ca: &TestCa, others: Vec<DomainTrust>) -> Arc<TrustStore> {
+pub(super) fn mesh(domain: &str, ca: &TestCa, others: Vec<DomainTrust>) -> Arc<TrustStore> {
     let trust = TrustStore::new(of(domain, "any").trust_domain().clone());
     trust.set_own(crate::identity::TrustUpdate {
         domain: foreign(domain, ca),

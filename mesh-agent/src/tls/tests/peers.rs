@@ -98,6 +98,19 @@ pub(super) async fn acquire(issued: Issued, now: SystemTime, trust: Arc<TrustSto
     acquire_with(issued, now, trust, parameters).await
 }
 
+/// [`acquire`], of what may be unusable.
+pub(super) async fn try_acquire(
+    issued: Issued,
+    now: SystemTime,
+    trust: Arc<TrustStore>,
+) -> Result<Arc<Credential>, IssueError> {
+    let id = issued.svid.id().clone();
+    let authority = Arc::new(Once(Some(issued).into()));
+    let parameters = ParametersStore::new(TlsSettings::default());
+    let store = SvidStore::with_clock(authority, trust, parameters, ManualClock::at(now));
+    store.acquire(&id).await
+}
+
 async fn acquire_with(
     issued: Issued,
     now: SystemTime,
