@@ -1,6 +1,7 @@
 //! `mesh-agent ca token`: node tokens. A running server sees each change at the next call.
 
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
 
 use clap::{Args, Subcommand};
 
@@ -58,7 +59,7 @@ pub(super) fn token(args: &TokenArgs) -> Result<String, CaCommandError> {
     match &args.command {
         TokenCommand::Create(args) => {
             let created = tokens(&args.dir)?.create(&args.node)?;
-            Ok(format!("{}\n", created.text.as_str()))
+            Ok(printed(&created.text, io::stdout().is_terminal()))
         }
         TokenCommand::List(dir) => {
             let mut text = String::new();
@@ -79,8 +80,26 @@ pub(super) fn token(args: &TokenArgs) -> Result<String, CaCommandError> {
     }
 }
 
+/// The token as it is printed. Into a file it goes without a newline: ztunnel and istio-agent
+/// send the file's bytes as they are, and a header cannot hold one.
+fn printed(token: &str, to_terminal: bool) -> String {
+    let end = if to_terminal { "\n" } else { "" };
+    format!("{token}{end}")
+}
+
 /// Of a directory that is an authority's: a token elsewhere would prove nothing.
 fn tokens(dir: &DirArgs) -> Result<TokenFile, CaCommandError> {
     let authority: Authority = dir.open()?;
     Ok(TokenFile::new(authority.dir()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_token_ends_with_a_newline_on_a_terminal_alone() {
+        assert_eq!(printed("isthmus-1", true), "isthmus-1\n");
+        assert_eq!(printed("isthmus-1", false), "isthmus-1");
+    }
 }
