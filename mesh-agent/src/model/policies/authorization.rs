@@ -9,9 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::object::{Sourced, name, namespace};
 use super::super::problem::{Problem, Severity};
 use super::super::schema::{AuthorizationPolicy, AuthorizationPolicySpec, PolicyAction, TargetRef};
+use super::super::settings::MeshSettings;
 use super::target_kind::{self, TargetKind};
 use super::trial::{self, DRY_RUN};
-use super::{Report, Scene, by_key, feared_scope, refusal, rules, scope, selector, targets};
+use super::{
+    Report, Scene, by_key, feared_scope, refusal, rules, scope, selector, targets, trust_domains,
+    unmatchable,
+};
 use crate::policy::{Action, LastGood, Policy, PolicyRef, Scope};
 
 type Compiled = (Arc<Policy>, Scope);
