@@ -84,6 +84,9 @@ pub enum Target<'a> {
         address: IpAddr,
         /// The range that it is in.
         range: &'a ClusterRange,
+        /// Whether an EndpointSlice names it, so that it counts as known while what is known is
+        /// current.
+        is_endpoint: bool,
         /// Set while what is known of the cluster may be out of date.
         stale: Option<&'a Staleness>,
     },
@@ -166,8 +169,9 @@ pub fn outbound(
         Target::Unlisted {
             address,
             range,
+            is_endpoint,
             stale,
-        } => Decision::plain(match (range.is_declared(), stale) {
+        } => Decision::plain(match (range.is_declared() && !is_endpoint, stale) {
             (false, None) => plain(),
             (_, stale) => Err(Denial::AddressUnlisted {
                 address: *address,

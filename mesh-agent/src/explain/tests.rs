@@ -193,6 +193,7 @@ endpoints: [{addresses: [10.0.77.1], conditions: {ready: true}}]
         (declared, true, "10.2.0.1:80", Verdict::Allowed),
         (declared, false, "10.0.0.4:80", Verdict::Allowed),
         (declared, false, "10.1.0.9:80", Verdict::Allowed),
+        (declared, true, "10.1.0.9:80", Verdict::Denied),
         (derived, false, "10.0.77.1:80", Verdict::Allowed),
         (derived, true, "10.0.77.1:80", Verdict::Denied),
         (derived, true, "10.1.0.9:80", Verdict::Denied),

@@ -41,17 +41,17 @@ pub(super) fn explain(scene: &Scene<'_>, from: &Workload, owner: To<'_>, to: Soc
         client_ip: source_ip,
     });
     let world = scene.world;
-    let range = world.cluster_range(to.ip()).filter(|range| match owner {
-        To::Workload(_) => false,
-        To::Endpoint => !range.is_declared(),
-        To::Address => true,
-    });
+    let range = match owner {
+        To::Workload(_) => None,
+        To::Endpoint | To::Address => world.cluster_range(to.ip()),
+    };
     let target = match (&request, range) {
         _ if own => Target::SamePod,
         (Some(request), _) => Target::Meshed(*request),
         (None, Some(range)) => Target::Unlisted {
             address: to.ip(),
             range,
+            is_endpoint: matches!(owner, To::Endpoint),
             stale: scene.stale,
         },
         (None, None) => Target::OutsideMesh,

@@ -174,10 +174,11 @@ async fn attempt(
             client_ip: source.ip(),
         }),
         Some(_) => Target::OutsideMesh,
-        None => match range.filter(|range| candidate.is_asked_for || !range.is_declared()) {
+        None => match range {
             Some(range) => Target::Unlisted {
                 address: to.ip(),
                 range,
+                is_endpoint: candidate.is_endpoint,
                 stale: stale.as_ref(),
             },
             None => Target::OutsideMesh,

@@ -27,9 +27,8 @@ pub(super) struct Candidate {
     pub(super) addr: SocketAddr,
     /// Whose the address is; none outside the cluster.
     pub(super) workload: Option<Arc<Workload>>,
-    /// Whether the application asked for this address. An endpoint of a Service is one that the
-    /// configuration names.
-    pub(super) is_asked_for: bool,
+    /// Whether it is an endpoint of a Service, and not the address that the application asked for.
+    pub(super) is_endpoint: bool,
 }
 
 impl Route {
@@ -39,7 +38,7 @@ impl Route {
             Self::Direct(Candidate {
                 addr: destination.0,
                 workload,
-                is_asked_for: true,
+                is_endpoint: false,
             })
         };
         match world.resolve(destination) {
@@ -64,7 +63,7 @@ impl From<&Endpoint> for Candidate {
         Self {
             addr: endpoint.addr,
             workload: endpoint.workload.clone(),
-            is_asked_for: false,
+            is_endpoint: true,
         }
     }
 }

@@ -15,10 +15,12 @@ enum Does {
     Hang,
     /// Refuses by policy.
     Deny,
+    /// Is an address of the cluster whose pod is not known.
+    Unknown,
     /// Answers after so many milliseconds.
     After(u64),
 }
-use Does::{After, Answer, Deny, Hang, Refuse};
+use Does::{After, Answer, Deny, Hang, Refuse, Unknown};
 
 /// What came of a connection.
 #[derive(Debug, PartialEq)]
@@ -63,6 +65,7 @@ async fn connect(balance: &Rc<Balance>, does: &[Does], first: usize) -> Seen {
             Answer => Ok(()),
             Refuse => Err(Failure::refused(Reason::UpstreamRefused)),
             Deny => Err(Failure::refused(Reason::UpstreamDenied)),
+            Unknown => Err(Failure::denied(Reason::DestinationUnknown, "no pod has it")),
             Hang => std::future::pending().await,
             After(ms) => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -84,7 +87,7 @@ async fn connect(balance: &Rc<Balance>, does: &[Does], first: usize) -> Seen {
 #[tokio::test(start_paused = true)]
 async fn the_next_is_tried_while_there_is_one_and_time() {
     use Reason::{UpstreamRefused as Refused, UpstreamTimeout as Timeout};
-    let cases: [(&[Does], usize, Seen); 10] = [
+    let cases: [(&[Does], usize, Seen); 11] = [
         (&[Answer, Refuse], 0, seen(&[0], &[], 0, true)),
         (&[Answer, Refuse], 1, seen(&[1, 0], &[Refused], 0, true)),
         (
@@ -97,6 +100,12 @@ async fn the_next_is_tried_while_there_is_one_and_time() {
             &[Refuse, Deny, Answer],
             0,
             seen(&[0, 1], &[Refused], 0, false),
+        ),
+        // The own agent's doubt about one endpoint says nothing of the others.
+        (
+            &[Unknown, Answer],
+            0,
+            seen(&[0, 1], &[Reason::DestinationUnknown], 0, true),
         ),
         (&[Hang, Answer], 0, seen(&[0, 1], &[Timeout], 3500, true)),
         // The last has the time that is left.
