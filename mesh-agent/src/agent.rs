@@ -220,6 +220,7 @@ pub async fn run(
     );
     let fleet = Arc::new(fleet);
     metrics::register(&registry, &interceptor, &fleet, &identities);
+    metrics::handshakes::register(&registry, &shared);
     let looking = NetnsThread::start().map_err(Error::Start)?;
     let auditor = Auditor::new(&options.node, &fleet, &shared, looking);
     metrics::audit::register(&registry, &auditor);

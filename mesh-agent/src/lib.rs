@@ -46,6 +46,8 @@ pub mod ca;
 
 pub mod tls;
 
+mod handshakes;
+
 pub mod hbone;
 
 pub mod relay;

@@ -31,9 +31,11 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use crate::config::KubeHealth;
+use crate::handshakes::Handshakes;
 use crate::identity::TrustStore;
 use crate::intercept::Interceptor;
 use crate::model::{Workload, World};
@@ -131,6 +133,8 @@ pub struct Shared {
     pub probes: Probes,
     /// Which endpoint a client is to stay with.
     affinity: Affinity,
+    /// Inbound TLS handshakes of all pods that are under way.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Spreads connections over the workers.
     pub(crate) turn: AtomicUsize,
     /// Number of the trust by which live connections were last judged.
@@ -139,6 +143,15 @@ pub struct Shared {
     pub(crate) settings: watch::Sender<u64>,
     /// Tunnels that must end by themselves, so that nothing they still hold is lost.
     open_tunnels: watch::Sender<usize>,
+}
+
+/// Inbound TLS handshakes of all pods at once: an eighth of the descriptors that the agent may
+/// have, so that strangers cannot use these up by connecting to many pods.
+fn max_handshakes() -> usize {
+    const SHARE: u64 = 8;
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let share = usize::try_from(descriptors / SHARE).unwrap_or(usize::MAX);
+    share.clamp(512, 8192)
 }
 
 /// A tunnel that [`Shared::tunnels_ended`] waits for.
@@ -162,6 +175,7 @@ impl Shared {
             draining: watch::Sender::new(false),
             probes: Probes::default(),
             affinity: Affinity::new(),
+            handshakes: Handshakes::new(max_handshakes()),
             turn: AtomicUsize::new(0),
             open_tunnels: watch::Sender::new(0),
             judged: watch::Sender::new(0),

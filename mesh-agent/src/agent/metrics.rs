@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mesh_common::counters::Counter;
 
 pub(super) mod audit;
+pub(super) mod handshakes;
 mod identity;
 
 use super::authority::Identities;

@@ -10,6 +10,7 @@ mod cluster;
 mod placement;
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,12 @@ const PLACEMENT_WAIT: Duration = Duration::from_secs(2);
 /// Decides who may ask. Both questions may take their time: the server bounds them
 /// with its deadline for the whole call.
 pub trait Authorizer: Send + Sync {
-    /// Who the bearer of `token` is.
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, Denial>>;
+    /// Who the bearer of `token` is, who calls from the address `from`.
+    fn authenticate<'a>(
+        &'a self,
+        token: &'a str,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<Requester, Denial>>;
 
     /// Whether `caller` may have a certificate for `id`.
     fn authorize<'a>(
@@ -50,6 +55,12 @@ pub enum Denial {
     /// A proof that proves nothing.
     #[error("the token is none that this authority accepts, or it was revoked")]
     UnknownToken,
+    /// The token is not known, and too many of its source were refused lately.
+    #[error(
+        "too many tokens from this address were refused lately or are being reviewed: ask again \
+         in some seconds"
+    )]
+    TooMany,
     /// The token is good, and somebody else's.
     #[error(
         "the token is of {found}, and this authority certifies for agents of the service \
@@ -102,7 +113,11 @@ impl FolderAuthorizer {
 }
 
 impl Authorizer for FolderAuthorizer {
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, Denial>> {
+    fn authenticate<'a>(
+        &'a self,
+        token: &'a str,
+        _: IpAddr,
+    ) -> BoxFuture<'a, Result<Requester, Denial>> {
         let (tokens, token) = (Arc::clone(&self.tokens), token.to_owned());
         Box::pin(async move {
             // It may have to read the file of tokens again.

@@ -18,20 +18,29 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::authorize::Authorizer;
 use super::{Authority, CaError, SignError};
+use crate::handshakes::Handshakes;
 use crate::identity::Clock;
 use certificate::OwnCertificate;
 use connection::Connections;
 use grpc::Service;
 use trust::Publisher;
 
-/// Connections at once: room for a cluster of some thousand nodes with one each.
-const MAX_CONNECTIONS: usize = 8192;
+/// Connections at once on which a known caller called: room for a cluster of some thousand
+/// nodes with one each.
+const MAX_KNOWN: usize = 8192;
+
+/// Connections at once on which nobody has proved anything yet: room for half as many agents
+/// that connect in the same moment. Which of them are dropped for more, [`Handshakes`] decides.
+const MAX_UNPROVED: usize = 4096;
+
+/// How often the log says how many connections were dropped, while any are.
+const DROPPED_REPORT: Duration = Duration::from_secs(10);
 
 /// Wait after the system refused to accept a connection, as when descriptors are used
 /// up: trying again at once would take a CPU.
@@ -86,6 +95,13 @@ pub enum ServeError {
     Abandoned,
 }
 
+/// Connections at once. Tests set smaller ones.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    unproved: usize,
+    known: usize,
+}
+
 /// A server that listens, and will answer once it is [run](Self::run).
 pub struct Server {
     listener: TcpListener,
@@ -95,6 +111,7 @@ pub struct Server {
     certificate: Arc<OwnCertificate>,
     publisher: Publisher,
     authority: Arc<Authority>,
+    limits: Limits,
 }
 
 impl Server {
@@ -130,6 +147,10 @@ impl Server {
             certificate,
             publisher,
             authority,
+            limits: Limits {
+                unproved: MAX_UNPROVED,
+                known: MAX_KNOWN,
+            },
         })
     }
 
@@ -154,17 +175,15 @@ impl Server {
         let connections = Arc::new(Connections {
             tls: self.tls,
             service: self.service,
+            unproved: Handshakes::new(self.limits.unproved),
+            known: Handshakes::new(self.limits.known),
             draining,
         });
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        upkeep.spawn(report_dropped(Arc::clone(&connections)));
         let mut open = JoinSet::new();
         loop {
-            let next = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
-                (self.listener.accept().await, permit)
-            };
-            let (accepted, permit) = tokio::select! {
-                next = next => next,
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
                 // Takes those that ended out of the set.
                 Some(_) = open.join_next() => continue,
@@ -172,10 +191,8 @@ impl Server {
             match accepted {
                 Ok((socket, peer)) => {
                     let connections = Arc::clone(&connections);
-                    open.spawn(async move {
-                        let _permit = permit;
-                        connections.serve(socket, peer).await;
-                    });
+                    let slot = connections.unproved.admit(peer.ip().to_canonical());
+                    open.spawn(async move { connections.serve(socket, peer, slot).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -191,6 +208,24 @@ impl Server {
                 "open calls did not end within {} s, they are cut",
                 DRAIN.as_secs()
             );
+        }
+    }
+}
+
+/// Says in the log how many connections were dropped for others: one line for all of them.
+async fn report_dropped(connections: Arc<Connections>) {
+    let mut told = (0, 0);
+    loop {
+        tokio::time::sleep(DROPPED_REPORT).await;
+        let now = (connections.unproved.dropped(), connections.known.dropped());
+        if now != told {
+            tracing::warn!(
+                unproved = now.0 - told.0,
+                known = now.1 - told.1,
+                "connections were dropped to make room: those of the sources that had most, and \
+                 silent ones"
+            );
+            told = now;
         }
     }
 }

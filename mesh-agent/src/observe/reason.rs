@@ -135,6 +135,9 @@ reasons! {
     TlsHandshake, "TLS_HANDSHAKE", Tls,
         "The TLS handshake with the client failed.",
         "check that both nodes trust the same certificate authority and that their clocks agree";
+    HandshakeLimit, "HANDSHAKE_LIMIT", Tls,
+        "The client did not finish its TLS handshake before the slot was needed for another connection.",
+        "look at the line's src: something opens connections to port 15008 and does not speak, or floods it";
     BadRequest, "BAD_REQUEST", Http2,
         "The tunnel client's request is not HBONE (answered with HTTP 400, or by closing the tunnel).",
         "look at the client: it is no mesh agent, or an incompatible one";

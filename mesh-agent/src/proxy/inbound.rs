@@ -2,6 +2,7 @@
 //! then each stream, from its CONNECT to the pod's application.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +22,7 @@ use crate::identity::TrustStore;
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason};
 use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
-use crate::tls::{self, HandshakeFailure, Secured, Session};
+use crate::tls::{self, HANDSHAKE_DEADLINE, HandshakeFailure, Secured, Session};
 
 /// Who is at the other end of a tunnel, as its handshake settled it.
 struct Tunnel {
@@ -42,7 +43,7 @@ pub(super) async fn serve(
     local: SocketAddr,
     peer: SocketAddr,
 ) {
-    let secured = match handshake(pod, stream).await {
+    let secured = match handshake(worker, pod, stream, peer).await {
         Ok(secured) => secured,
         Err(failure) => return failure.record(open(worker, pod, peer, local)),
     };
@@ -58,14 +59,43 @@ pub(super) async fn serve(
     streams(tunnel, secured.stream).await;
 }
 
-async fn handshake(pod: &Pod, stream: TcpStream) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
-    let Ok(_under_way) = pod.handshakes.try_acquire() else {
-        relay::reset(stream);
-        let detail = "too many handshakes with the pod are under way";
-        return Err(Failure::denied(Reason::TlsHandshake, detail));
-    };
+/// The handshake, for as long as its slots among the pod's and the agent's are not needed for
+/// another connection.
+async fn handshake(
+    worker: &Worker,
+    pod: &Pod,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<Secured<TlsStream<TcpStream>>, Failure> {
+    let slots = [&pod.handshakes, &worker.shared.handshakes].map(|all| all.admit(peer.ip()));
     let credential = pod.credential()?;
-    Ok(tls::accept(&credential, stream).await?)
+    let mut deadline = pin!(tokio::time::sleep(HANDSHAKE_DEADLINE));
+    let too_late = || Failure::from(HandshakeFailure::TimedOut(HANDSHAKE_DEADLINE));
+    let [of_pod, of_agent] = &slots;
+    let dropped = |why| Failure::denied(Reason::HandshakeLimit, why);
+    let silent = tokio::select! {
+        biased;
+        // An error is for the handshake to find.
+        _ = stream.readable() => None,
+        why = of_pod.evicted() => Some(dropped(why)),
+        why = of_agent.evicted() => Some(dropped(why)),
+        why = of_pod.overdue() => Some(dropped(why)),
+        why = of_agent.overdue() => Some(dropped(why)),
+        () = &mut deadline => Some(too_late()),
+    };
+    if let Some(failure) = silent {
+        relay::reset(stream);
+        return Err(failure);
+    }
+    of_pod.spoke();
+    of_agent.spoke();
+    tokio::select! {
+        biased;
+        secured = tls::accept(&credential, stream) => Ok(secured?),
+        why = of_pod.evicted() => Err(dropped(why)),
+        why = of_agent.evicted() => Err(dropped(why)),
+        () = &mut deadline => Err(too_late()),
+    }
 }
 
 async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::labels::pod_labels;
+use crate::handshakes::Handshakes;
 use crate::hbone::{Baggage, BaggageFields, WorkloadKind};
 use crate::identity::{Credential, CredentialError};
 use crate::model::Workload;
@@ -18,7 +19,8 @@ use crate::observe::PodLabels;
 /// Inbound TLS handshakes of a pod that may be under way at once. Each holds a descriptor
 /// for up to ten seconds before its peer has proved anything, so strangers must not be
 /// able to use up the agent's. An agent has one tunnel or a few to each source pod, and
-/// 512 of them starting in the same instant is a whole cluster's worth.
+/// 512 of them starting in the same instant is a whole cluster's worth. Which of them are
+/// dropped for more, [`Handshakes`] decides.
 const MAX_HANDSHAKES: usize = 512;
 
 /// Distinguishes a pod from an earlier one of the same name.
@@ -59,7 +61,7 @@ pub struct Pod {
     accepting: Weak<TcpListener>,
     port: u16,
     pub(crate) sockets: SocketStash,
-    pub(super) handshakes: Semaphore,
+    pub(super) handshakes: Arc<Handshakes>,
     stage: watch::Sender<Stage>,
 }
 
@@ -84,7 +86,7 @@ impl Pod {
             accepting: Arc::downgrade(&listener),
             listener: Mutex::new(Some(listener)),
             port,
-            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            handshakes: Handshakes::new(MAX_HANDSHAKES),
             stage: watch::Sender::new(Stage::Enrolled),
         })
     }

@@ -25,6 +25,7 @@ mod file_certificates;
 mod floods;
 mod foreign;
 mod guard;
+mod handshakes;
 mod harness;
 mod hostile;
 mod inbound;

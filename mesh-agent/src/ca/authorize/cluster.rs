@@ -10,12 +10,18 @@
 //! there when pods were last heard of; and what then ran on the node still does. Nothing
 //! else is granted: no token that was not seen before, no pod that was not. An API server
 //! that answers is always the one that decides.
+//!
+//! Callers that prove nothing are bounded: a refusal is kept for a few seconds, and reviews of
+//! tokens that were never accepted are counted by source.
 
 mod answers;
+mod denials;
 mod pods;
 mod review;
+mod reviews;
 mod token;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +31,11 @@ use super::{Authorizer, Denial};
 use crate::ca::Requester;
 use crate::identity::{BoxFuture, SpiffeId};
 use answers::Answers;
+use denials::Denials;
 use pods::Pods;
 pub use review::{Account, AccountError};
 use review::{Bearer, Reviewer};
+use reviews::Reviews;
 
 /// Longest wait for the API server, for each of both questions: together they stay below
 /// the server's deadline for a whole call.
@@ -38,6 +46,8 @@ pub struct ClusterAuthorizer {
     agents: Account,
     reviewer: Reviewer,
     answers: Answers,
+    denials: Denials,
+    reviews: Reviews,
     pods: Pods,
 }
 
@@ -50,23 +60,43 @@ impl ClusterAuthorizer {
             reviewer: Reviewer::new(client, audience, agents.clone()),
             agents,
             answers: Answers::default(),
+            denials: Denials::default(),
+            reviews: Reviews::default(),
         }
     }
 }
 
 impl Authorizer for ClusterAuthorizer {
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, Denial>> {
+    fn authenticate<'a>(
+        &'a self,
+        token: &'a str,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<Requester, Denial>> {
         Box::pin(async move {
             if let Some(bearer) = self.answers.fresh(token) {
                 return Ok(bearer.into());
             }
+            if let Some(denial) = self.denials.recent(token) {
+                return Err(denial);
+            }
+            let is_known = self.answers.was_good(token);
+            let review = match self.reviews.start(from) {
+                None if !is_known => return Err(Denial::TooMany),
+                review => review,
+            };
             match in_time(self.reviewer.bearer(token)).await {
                 Ok(bearer) => {
                     self.answers.keep(token, &bearer);
+                    if let Some(review) = review {
+                        review.accepted();
+                    }
                     Ok(bearer.into())
                 }
                 Err(Refusal::Denied(denial)) => {
                     self.answers.forget(token);
+                    if !is_known {
+                        self.denials.keep(token, &denial);
+                    }
                     Err(denial)
                 }
                 Err(Refusal::Unanswered(error)) => match self.known_before(token, &error) {

@@ -4,6 +4,9 @@ use super::*;
 use crate::ca::tokens::{TokenFile, Which};
 use crate::identity::fixtures::id;
 
+/// Where callers call from.
+const FROM: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 fn pod(name: &str, account: &str, node: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n\
@@ -85,15 +88,15 @@ async fn tokens_are_believed_while_they_are_in_the_file() {
     let file = TokenFile::new(mesh.ca.path());
     let token = file.create("node-1").unwrap();
     assert_eq!(
-        authorizer.authenticate(&token.text).await.unwrap(),
+        authorizer.authenticate(&token.text, FROM).await.unwrap(),
         node("node-1")
     );
-    let unknown = authorizer.authenticate("isthmus-node-1").await;
+    let unknown = authorizer.authenticate("isthmus-node-1", FROM).await;
     assert!(matches!(unknown, Err(Denial::UnknownToken)));
     file.revoke(&Which::Id(token.id.clone())).unwrap();
-    let revoked = authorizer.authenticate(&token.text).await;
+    let revoked = authorizer.authenticate(&token.text, FROM).await;
     assert!(matches!(revoked, Err(Denial::UnknownToken)));
     fs::write(mesh.ca.path().join(crate::ca::tokens::FILE), "garbage").unwrap();
-    let unreadable = authorizer.authenticate(&token.text).await;
+    let unreadable = authorizer.authenticate(&token.text, FROM).await;
     assert!(matches!(unreadable, Err(Denial::Unavailable(_))));
 }

@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::grpc::{Caller, Service};
+use crate::handshakes::{Dropped, Handshakes, Slot};
 use crate::tls::{HANDSHAKE_DEADLINE, random_fraction};
 
 /// Time for a new connection's first call from somebody who is known. Afterwards it
@@ -43,30 +43,61 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Unsent answer bytes of one call.
 const MAX_UNSENT: usize = 256 * 1024;
 
+/// Why a connection may not stay.
+enum Lost {
+    /// No known caller called in time.
+    Unproved,
+    /// Another connection needed its slot.
+    Place(Dropped),
+}
+
 pub(super) struct Connections {
     pub(super) tls: TlsAcceptor,
     pub(super) service: Arc<Service>,
+    /// Connections on which no known caller has called.
+    pub(super) unproved: Arc<Handshakes>,
+    /// Those on which one has.
+    pub(super) known: Arc<Handshakes>,
     /// The server is to end.
     pub(super) draining: watch::Receiver<bool>,
 }
 
 impl Connections {
-    pub(super) async fn serve(&self, socket: TcpStream, peer: SocketAddr) {
+    /// Serves one connection to its end, or for as long as its slot is not needed for another.
+    pub(super) async fn serve(&self, socket: TcpStream, peer: SocketAddr, slot: Slot) {
         // Answers are small, and somebody waits for each.
         let _ = socket.set_nodelay(true);
-        let handshake = self.tls.accept(socket);
-        let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "handshake failed");
-                return;
+        let handshake = async {
+            tokio::select! {
+                biased;
+                // An error is for the handshake to find.
+                _ = socket.readable() => {}
+                why = slot.overdue() => return Err(why.to_string()),
             }
-            Err(_) => {
-                tracing::debug!(%peer, "no handshake in time");
+            slot.spoke();
+            let handshake = self.tls.accept(socket);
+            handshake.await.map_err(|error| error.to_string())
+        };
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake);
+        let stream = tokio::select! {
+            handshake = handshake => match handshake {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(%peer, "no handshake in time");
+                    return;
+                }
+            },
+            why = slot.evicted() => {
+                tracing::debug!(%peer, %why, "connection dropped");
                 return;
             }
         };
-        let proved = Arc::new(AtomicBool::new(false));
+        let (proved, mut proofs) = watch::channel(false);
+        let proved = Arc::new(proved);
         let (end, ending) = watch::channel(false);
         let service = service_fn(|request: http::Request<Incoming>| {
             let caller = Caller {
@@ -87,11 +118,22 @@ impl Connections {
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let mut draining = self.draining.clone();
-        let unproved = async {
-            tokio::time::sleep(PROOF_DEADLINE).await;
-            if proved.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+        let known = Arc::clone(&self.known);
+        let place_lost = async move {
+            let proof = async { drop(proofs.wait_for(|proved| *proved).await) };
+            tokio::select! {
+                biased;
+                proof = tokio::time::timeout(PROOF_DEADLINE, proof) => {
+                    if proof.is_err() {
+                        return Lost::Unproved;
+                    }
+                }
+                why = slot.evicted() => return Lost::Place(why),
             }
+            let place = known.admit(peer.ip().to_canonical());
+            drop(slot);
+            place.spoke();
+            Lost::Place(place.evicted().await)
         };
         // Spread, so that the agents of a cluster do not come back together.
         let age = MAX_AGE.mul_f64(1.0 - 0.2 * random_fraction());
@@ -102,9 +144,13 @@ impl Connections {
                 }
                 return;
             }
-            () = unproved => {
-                tracing::info!(%peer, "nobody we know called within {} s, closing", PROOF_DEADLINE.as_secs());
-            }
+            lost = place_lost => match lost {
+                Lost::Unproved => tracing::info!(%peer, "nobody we know called within {} s, closing", PROOF_DEADLINE.as_secs()),
+                Lost::Place(why) => {
+                    tracing::debug!(%peer, %why, "connection dropped");
+                    return;
+                }
+            },
             () = tokio::time::sleep(age) => {}
             _ = draining.wait_for(|draining| *draining) => {}
         }

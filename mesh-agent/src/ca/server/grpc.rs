@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
@@ -31,6 +30,9 @@ const MAX_REQUEST: usize = 64 * 1024;
 /// back, since a client that waits here would time out and ask for the same again.
 const MAX_CALLS: usize = 1024;
 
+/// Of these, on connections on which no known caller has called.
+const MAX_FIRST_CALLS: usize = MAX_CALLS / 2;
+
 /// Certificates that are being signed at once; each syncs the journal.
 const MAX_SIGNING: usize = 8;
 
@@ -42,6 +44,8 @@ pub(super) struct Service {
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) signing: Semaphore,
     calls: Semaphore,
+    /// Of these, on connections that have proved nothing yet.
+    first_calls: Semaphore,
     trust: watch::Receiver<Published>,
 }
 
@@ -51,7 +55,7 @@ pub(super) struct Caller {
     /// True when the connection is to end.
     pub(super) ending: watch::Receiver<bool>,
     /// Set when somebody known calls on the connection.
-    pub(super) proved: Arc<AtomicBool>,
+    pub(super) proved: Arc<watch::Sender<bool>>,
 }
 
 impl Service {
@@ -65,6 +69,7 @@ impl Service {
             authorizer,
             signing: Semaphore::new(MAX_SIGNING),
             calls: Semaphore::new(MAX_CALLS),
+            first_calls: Semaphore::new(MAX_FIRST_CALLS),
             trust,
         }
     }
@@ -74,9 +79,14 @@ impl Service {
         request: http::Request<Incoming>,
         caller: Caller,
     ) -> http::Response<Body> {
+        let busy = || Status::resource_exhausted("the authority is busy: ask again later");
         let Ok(_call) = self.calls.try_acquire() else {
-            return Status::resource_exhausted("the authority is busy: ask again later")
-                .into_http();
+            return busy().into_http();
+        };
+        // Calls whose caller takes long to be checked leave room for those that are known.
+        let is_known = *caller.proved.borrow();
+        let Ok(_first_call) = self.first_calls.try_acquire_many(u32::from(!is_known)) else {
+            return busy().into_http();
         };
         match tokio::time::timeout(CALL_DEADLINE, self.dispatch(request, caller)).await {
             Ok(Ok(response)) => response,
@@ -98,7 +108,9 @@ impl Service {
             return Err(Status::unimplemented("the authority has no such method"));
         }
         let requester = self.authenticate(&request, &caller).await?;
-        caller.proved.store(true, Ordering::Relaxed);
+        caller
+            .proved
+            .send_if_modified(|proved| !std::mem::replace(proved, true));
         if path == CREATE_CERTIFICATE {
             let call = Issue {
                 service: Arc::clone(self),
@@ -127,7 +139,10 @@ impl Service {
         caller: &Caller,
     ) -> Result<Requester, Status> {
         let proof = match bearer(request) {
-            Some(token) => self.authorizer.authenticate(token).await,
+            Some(token) => {
+                let from = caller.peer.ip().to_canonical();
+                self.authorizer.authenticate(token, from).await
+            }
             None => Err(Denial::NoToken),
         };
         proof.map_err(|denial| {
@@ -165,6 +180,7 @@ impl From<&Denial> for Status {
             Denial::OtherAccount { .. } | Denial::NoNode | Denial::NotOnNode { .. } => {
                 Self::permission_denied(text)
             }
+            Denial::TooMany => Self::resource_exhausted(text),
             Denial::Unavailable(_) => Self::unavailable(text),
         }
     }

@@ -2,6 +2,7 @@ mod authority;
 mod callers;
 mod limits;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,11 @@ struct Rules {
 }
 
 impl Authorizer for Rules {
-    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Requester, Denial>> {
+    fn authenticate<'a>(
+        &'a self,
+        token: &'a str,
+        _: IpAddr,
+    ) -> BoxFuture<'a, Result<Requester, Denial>> {
         Box::pin(async move {
             if self.silent {
                 std::future::pending::<()>().await;
@@ -77,6 +82,13 @@ impl Running {
     }
 
     async fn start_with(authorizer: impl FnOnce(&Path) -> Arc<dyn Authorizer>) -> Self {
+        Self::start_limited(authorizer, None).await
+    }
+
+    async fn start_limited(
+        authorizer: impl FnOnce(&Path) -> Arc<dyn Authorizer>,
+        limits: Option<Limits>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca");
         let clock = ManualClock::at(epoch());
@@ -85,7 +97,7 @@ impl Running {
             listen: ([127, 0, 0, 1], 0).into(),
             names: vec![ServerName::try_from("127.0.0.1").unwrap()],
         };
-        let server = Server::bind(
+        let mut server = Server::bind(
             settings,
             Arc::clone(&authority),
             authorizer(&ca),
@@ -93,6 +105,7 @@ impl Running {
         )
         .await
         .unwrap();
+        server.limits = limits.unwrap_or(server.limits);
         let (stop, stopped) = watch::channel(false);
         let (address, serial) = (server.address(), server.certificate_serial());
         std::fs::write(dir.path().join("roots.pem"), authority.roots_pem().unwrap()).unwrap();

@@ -23,7 +23,7 @@ pub(super) const TTL: Duration = Duration::from_secs(10);
 /// of its life are over. More than this are asked for anew each time.
 const MAX: usize = 16_384;
 
-type Hash = [u8; digest::SHA256_OUTPUT_LEN];
+pub(super) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
 
 #[derive(Default)]
 pub(super) struct Answers {
@@ -47,6 +47,11 @@ impl Answers {
     /// and has not expired since.
     pub(super) fn before(&self, token: &str) -> Option<Bearer> {
         self.find(token, |answer| SystemTime::now() < answer.expires)
+    }
+
+    /// Whether the token was good when the API server last said anything of it.
+    pub(super) fn was_good(&self, token: &str) -> bool {
+        self.find(token, |_| true).is_some()
     }
 
     /// Keeps a good answer, if there is room.
@@ -82,7 +87,8 @@ impl Answers {
     }
 }
 
-fn hash(token: &str) -> Option<Hash> {
+/// What stands for a token where it is kept.
+pub(super) fn hash(token: &str) -> Option<Hash> {
     let hash = digest::digest(&digest::SHA256, token.as_bytes());
     hash.as_ref().try_into().ok()
 }

@@ -8,6 +8,9 @@ use super::*;
 use crate::identity::fixtures::id;
 use crate::kubernetes::testing::{Asked, FakeApi, Reply, event, is_watch, list};
 
+/// Where callers call from.
+const FROM: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 mod away;
 
 const TOKEN: &str = "a token of the agent on node-1";
@@ -128,28 +131,79 @@ async fn an_agent_is_known_by_its_node_and_asked_about_once_in_a_while() {
     let api = cluster.api();
     let authorizer = authorizer(&api);
     for _ in 0..3 {
-        let caller = authorizer.authenticate(TOKEN).await.unwrap();
+        let caller = authorizer.authenticate(TOKEN, FROM).await.unwrap();
         assert_eq!(caller, node("node-1"));
     }
     let path = "/tokenreviews";
     assert_eq!(api.asked(&Method::POST, path).len(), 1);
     cluster.review(|| Reply::Json(review(&json!({"authenticated": false}))));
     tokio::time::advance(answers::TTL).await;
-    let late = authorizer.authenticate(TOKEN).await;
+    let late = authorizer.authenticate(TOKEN, FROM).await;
     assert!(matches!(late, Err(Denial::UnknownToken)));
-    // A refusal is never kept.
+    // A refusal is not kept of a token that was good once.
     cluster.review(|| Reply::Json(good()));
-    authorizer.authenticate(TOKEN).await.unwrap();
+    authorizer.authenticate(TOKEN, FROM).await.unwrap();
     assert_eq!(api.asked(&Method::POST, path).len(), 3);
+}
+
+#[tokio::test]
+async fn authenticate_asks_once_about_a_worthless_token_and_again_later() {
+    tokio::time::pause();
+    let cluster = Cluster::new();
+    let api = cluster.api();
+    let authorizer = authorizer(&api);
+    cluster.review(|| Reply::Json(review(&json!({"authenticated": false}))));
+    for _ in 0..1000 {
+        let denied = authorizer.authenticate("worthless", FROM).await;
+        assert!(matches!(denied, Err(Denial::UnknownToken)), "{denied:?}");
+    }
+    let path = "/tokenreviews";
+    assert_eq!(api.asked(&Method::POST, path).len(), 1);
+    // The API server learnt of it late.
+    cluster.review(|| Reply::Json(good()));
+    tokio::time::advance(denials::TTL).await;
+    authorizer.authenticate("worthless", FROM).await.unwrap();
+    assert_eq!(api.asked(&Method::POST, path).len(), 2);
+}
+
+#[tokio::test]
+async fn authenticate_bounds_the_reviews_of_one_source_and_serves_the_others() {
+    tokio::time::pause();
+    let cluster = Cluster::new();
+    let api = cluster.api();
+    let authorizer = authorizer(&api);
+    authorizer.authenticate(TOKEN, FROM).await.unwrap();
+    cluster.review(|| Reply::Json(review(&json!({"authenticated": false}))));
+    let mut too_many = 0;
+    for number in 0..1000 {
+        let denied = authorizer
+            .authenticate(&format!("guess {number}"), FROM)
+            .await;
+        too_many += usize::from(matches!(denied, Err(Denial::TooMany)));
+    }
+    let reviewed = api.asked(&Method::POST, "/tokenreviews").len() - 1;
+    assert_eq!(
+        (reviewed, too_many),
+        (reviews::BURST as usize, 1000 - reviewed)
+    );
+    cluster.review(|| Reply::Json(good()));
+    // An agent elsewhere, and one at the same address that was known before.
+    let elsewhere = [10, 0, 0, 9].into();
+    authorizer.authenticate("new", elsewhere).await.unwrap();
+    tokio::time::advance(answers::TTL).await;
+    authorizer.authenticate(TOKEN, FROM).await.unwrap();
+    // A stranger at that address has to wait.
+    tokio::time::advance(reviews::REFILL).await;
+    authorizer.authenticate("newer", FROM).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_token_does_not_speak_for_another() {
     let cluster = Cluster::new();
     let authorizer = authorizer(&cluster.api());
-    authorizer.authenticate(TOKEN).await.unwrap();
+    authorizer.authenticate(TOKEN, FROM).await.unwrap();
     cluster.review(|| Reply::Json(review(&json!({"authenticated": false}))));
-    let other = authorizer.authenticate("another").await;
+    let other = authorizer.authenticate("another", FROM).await;
     assert!(matches!(other, Err(Denial::UnknownToken)));
 }
 
@@ -207,7 +261,8 @@ async fn what_the_api_does_not_say_outright_is_refused() {
     let authorizer = authorizer(&cluster.api());
     for (case, status, expected) in cases {
         cluster.review(move || Reply::Json(review(&status)));
-        let denial = authorizer.authenticate(TOKEN).await.unwrap_err();
+        // Each with its own token, since refusals are kept.
+        let denial = authorizer.authenticate(case, FROM).await.unwrap_err();
         assert!(
             format!("{denial:?}").starts_with(expected),
             "{case}: {denial:?}"
@@ -229,12 +284,12 @@ async fn an_older_api_server_tells_the_pod_and_the_pod_tells_the_node() {
     };
     for gone in [Value::Null, agent("u2", "node-1"), agent("u1", "")] {
         *cluster.agent_pod.lock().unwrap() = gone.clone();
-        let denied = authorizer.authenticate(TOKEN).await;
+        let denied = authorizer.authenticate(&gone.to_string(), FROM).await;
         assert!(matches!(denied, Err(Denial::NoNode)), "{gone}");
     }
     *cluster.agent_pod.lock().unwrap() = agent("u1", "node-1");
     assert_eq!(
-        authorizer.authenticate(TOKEN).await.unwrap(),
+        authorizer.authenticate(TOKEN, FROM).await.unwrap(),
         node("node-1")
     );
 }
@@ -255,7 +310,7 @@ async fn an_api_that_fails_or_is_slow_grants_nothing() {
         };
         cluster.review(reply);
         cluster.list(reply);
-        let denied = authorizer.authenticate(TOKEN).await;
+        let denied = authorizer.authenticate(TOKEN, FROM).await;
         assert!(matches!(denied, Err(Denial::Unavailable(_))), "{slow}");
         let denied = authorizer.authorize(&node("node-1"), &id("web")).await;
         assert!(matches!(denied, Err(Denial::Unavailable(_))), "{slow}");

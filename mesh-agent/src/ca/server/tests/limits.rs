@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic_prost::ProstCodec;
 
 use super::callers::{TOKEN, channel, connection, web, with};
-use super::{Rules, Running, soon};
+use super::{Limits, Rules, Running, soon};
 use crate::ca::api::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
 use crate::identity::CertificateAuthority;
 use crate::identity::fixtures::id;
@@ -70,4 +70,60 @@ async fn many_callers_at_once_all_get_an_answer() {
     }
     // The server's own, and one each.
     assert_eq!(server.authority.issued(None, true).unwrap().len(), 201);
+}
+
+const FEW: Limits = Limits {
+    unproved: 16,
+    known: 8,
+};
+
+/// Waits until the far end has closed the connection, whatever it sends before.
+async fn closed(stream: &mut TcpStream) {
+    let mut buffer = [0; 64];
+    while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
+}
+
+/// Silent connections of one address, more than there is room for: those that call from
+/// elsewhere are served, and the oldest silent ones are closed.
+#[tokio::test]
+async fn server_serves_others_while_one_source_floods_it() {
+    let server = Running::start_limited(|_| std::sync::Arc::new(Rules::default()), Some(FEW)).await;
+    let dial = async |from: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(server.address).await.unwrap()
+    };
+    let mut silent = Vec::new();
+    for _ in 0..2 * FEW.unproved {
+        silent.push(dial([127, 0, 0, 9]).await);
+    }
+    for account in ["one", "two", "three"] {
+        soon(server.client().issue(&id(account))).await.unwrap();
+        silent.push(dial([127, 0, 0, 9]).await);
+    }
+    for connection in &mut silent[..FEW.unproved] {
+        soon(closed(connection)).await;
+    }
+}
+
+/// Connections of a known caller, more than there is room for: the first ones are closed, and
+/// the last one is served.
+#[tokio::test]
+async fn server_closes_the_oldest_connection_of_a_caller_with_too_many() {
+    let server = Running::start_limited(|_| std::sync::Arc::new(Rules::default()), Some(FEW)).await;
+    let mut clients = Vec::new();
+    for number in 0..=FEW.known {
+        let client = server.client();
+        soon(client.issue(&id(&format!("sa-{number}"))))
+            .await
+            .unwrap();
+        clients.push(client);
+    }
+    soon(async {
+        while clients[0].health().connected {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(clients[FEW.known].health().connected);
 }

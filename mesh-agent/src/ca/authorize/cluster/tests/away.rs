@@ -90,19 +90,19 @@ async fn what_it_said_last_counts_until_the_token_expires() {
         let authorizer = informed(&api).await;
         let (good, over) = (token(3600), token(-1));
         for token in [&good, &over] {
-            authorizer.authenticate(token).await.unwrap();
+            authorizer.authenticate(token, FROM).await.unwrap();
         }
         leaves(&cluster, reply);
         later().await;
         if !hangs {
             unheard(&authorizer).await;
         }
-        let caller = authorizer.authenticate(&good).await.unwrap();
+        let caller = authorizer.authenticate(&good, FROM).await.unwrap();
         assert_eq!(caller, node("node-1"));
         authorizer.authorize(&caller, &id("web")).await.unwrap();
 
         for token in [&over, &token(3601), "no token at all"] {
-            let denied = authorizer.authenticate(token).await;
+            let denied = authorizer.authenticate(token, FROM).await;
             assert!(matches!(denied, Err(Denial::Unavailable(_))), "{token}");
         }
         for (name, account) in [("node-1", "db"), ("node-2", "web")] {
@@ -119,7 +119,7 @@ async fn what_was_gone_before_it_left_stays_gone() {
     let api = cluster.api();
     let authorizer = informed(&api).await;
     let token = token(3600);
-    authorizer.authenticate(&token).await.unwrap();
+    authorizer.authenticate(&token, FROM).await.unwrap();
     cluster.tell("DELETED", &pod("1", "web", "node-1", "Running"));
     cluster.tell("MODIFIED", &agent_pod("node-1", "Failed"));
     // The watch tells in order: with this one both are known.
@@ -134,7 +134,7 @@ async fn what_was_gone_before_it_left_stays_gone() {
     }
     leaves(&cluster, gone);
     later().await;
-    let denied = authorizer.authenticate(&token).await;
+    let denied = authorizer.authenticate(&token, FROM).await;
     assert!(matches!(denied, Err(Denial::Unavailable(_))));
     let denied = authorizer.authorize(&node("node-1"), &id("web")).await;
     assert!(matches!(denied, Err(Denial::Unavailable(_))));
@@ -147,13 +147,13 @@ async fn a_token_that_was_withdrawn_does_not_come_back() {
     let api = cluster.api();
     let authorizer = informed(&api).await;
     let token = token(3600);
-    authorizer.authenticate(&token).await.unwrap();
+    authorizer.authenticate(&token, FROM).await.unwrap();
     later().await;
     cluster.review(|| Reply::Json(review(&json!({"authenticated": false}))));
-    let denied = authorizer.authenticate(&token).await;
+    let denied = authorizer.authenticate(&token, FROM).await;
     assert!(matches!(denied, Err(Denial::UnknownToken)));
     leaves(&cluster, gone);
-    let denied = authorizer.authenticate(&token).await;
+    let denied = authorizer.authenticate(&token, FROM).await;
     assert!(matches!(denied, Err(Denial::Unavailable(_))));
 }
 
@@ -168,10 +168,10 @@ async fn an_api_that_says_no_is_not_away() {
         let api = cluster.api();
         let authorizer = informed(&api).await;
         let token = token(3600);
-        authorizer.authenticate(&token).await.unwrap();
+        authorizer.authenticate(&token, FROM).await.unwrap();
         leaves(&cluster, no);
         later().await;
-        let denied = authorizer.authenticate(&token).await;
+        let denied = authorizer.authenticate(&token, FROM).await;
         assert!(matches!(denied, Err(Denial::Unavailable(_))));
         unheard(&authorizer).await;
         let denied = authorizer.authorize(&node("node-1"), &id("web")).await;
@@ -187,9 +187,9 @@ async fn a_token_that_is_bound_to_no_pod_is_asked_about_each_time() {
     let api = cluster.api();
     let authorizer = informed(&api).await;
     let token = token(3600);
-    authorizer.authenticate(&token).await.unwrap();
+    authorizer.authenticate(&token, FROM).await.unwrap();
     leaves(&cluster, gone);
     later().await;
-    let denied = authorizer.authenticate(&token).await;
+    let denied = authorizer.authenticate(&token, FROM).await;
     assert!(matches!(denied, Err(Denial::Unavailable(_))));
 }
