@@ -1,11 +1,18 @@
 //! What the kernel programs tell the agent of, one record for a refusal or a
-//! dropped packet, limited in rate for each CPU.
+//! dropped packet, limited in rate for each CPU and pod.
 
 use crate::counters::Counter;
 use crate::ip::Ip;
 
-/// Events that one CPU sends in a second at most; the rest is only counted.
+/// Events that one CPU sends in a second at most of pods that share a budget; the rest is only
+/// counted.
 pub const EVENTS_PER_CPU_AND_SECOND: u64 = 32;
+
+/// Budgets of each CPU, over which pods are spread, so that one pod's flood uses up the events
+/// of few others at most.
+pub const EVENT_BUDGETS: usize = 1 << EVENT_BUDGET_BITS;
+
+const EVENT_BUDGET_BITS: u32 = 8;
 
 /// One refusal or dropped packet.
 #[repr(C)]
@@ -30,6 +37,13 @@ pub struct Event {
 }
 
 impl Event {
+    /// Which of [`EVENT_BUDGETS`] the event's pod uses: by its cgroup, whose ids the kernel
+    /// counts up (Fibonacci hashing spreads these evenly).
+    #[inline(always)]
+    pub fn budget(&self) -> u32 {
+        (self.cgroup_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - EVENT_BUDGET_BITS)) as u32
+    }
+
     /// What happened; `None` for a number that this version does not know.
     pub fn counter(&self) -> Option<Counter> {
         Counter::ALL.get(self.kind as usize).copied()
@@ -37,3 +51,31 @@ impl Event {
 }
 
 const _: () = assert!(core::mem::size_of::<Event>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_budget_of_neighbouring_cgroups_differs() {
+        let budget = |cgroup_id| {
+            let ip = Ip::UNSPECIFIED;
+            let event = Event {
+                at_ns: 0,
+                netns_cookie: 0,
+                cgroup_id,
+                local: ip,
+                remote: ip,
+                kind: 0,
+                local_port: 0,
+                remote_port: 0,
+            };
+            event.budget()
+        };
+        let mut used = [0_u32; EVENT_BUDGETS];
+        for cgroup in 0..110 {
+            used[budget(5000 + 3 * cgroup) as usize] += 1;
+        }
+        assert!(used.iter().all(|pods| *pods <= 2), "{used:?}");
+    }
+}

@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use core::ptr;
 use mesh_common::counters::Counter;
-use mesh_common::event::Event;
+use mesh_common::event::{EVENT_BUDGETS, Event};
 use mesh_common::ip::Ip;
 use mesh_common::maps::{
     Cgroup, Client, Destination, Device, EVENTS_BYTES, Endpoint, EventBudget, Forwarded,
@@ -65,9 +65,9 @@ pub static FORWARDED: Array<Forwarded, MAX_DEVICES> = Array::new();
 #[btf_map(name = "isthmus_count")]
 pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
 
-/// How many events this CPU may still send.
+/// How many events this CPU may still send of the pods that share a budget.
 #[btf_map(name = "isthmus_budget")]
-pub static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+pub static EVENT_BUDGET: PerCpuArray<EventBudget, EVENT_BUDGETS> = PerCpuArray::new();
 
 /// Refusals and drops, for the agent's log.
 #[btf_map(name = "isthmus_events")]

@@ -1,5 +1,5 @@
 //! Counting and telling: every refusal and drop is counted, and told to the
-//! agent as long as the CPU's budget of events lasts, so that a flood of
+//! agent as long as the budget of its pod lasts on the CPU, so that a flood of
 //! packets can drown neither the ring nor the agent's log.
 
 use crate::maps::{COUNTERS, EVENT_BUDGET, EVENTS};
@@ -24,17 +24,17 @@ pub fn tell(counter: Counter, mut event: Event) {
     // SAFETY: the helper takes nothing and returns a number.
     event.at_ns = unsafe { bpf_ktime_get_ns() };
     event.kind = counter as u32;
-    if !within_budget(event.at_ns) || EVENTS.output(event, 0).is_err() {
+    if !within_budget(&event) || EVENTS.output(event, 0).is_err() {
         count(Counter::EventsSuppressed);
     }
 }
 
 #[inline(always)]
-fn within_budget(now_ns: u64) -> bool {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+fn within_budget(event: &Event) -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(event.budget()) else {
         return false;
     };
-    let window = now_ns >> 30;
+    let window = event.at_ns >> 30;
     // SAFETY: this CPU's own entry, as in `count`.
     unsafe {
         if (*budget).window != window {
