@@ -8,6 +8,7 @@ mod connection;
 mod flows;
 mod info;
 mod labels;
+pub mod limiter;
 mod live;
 pub mod logging;
 mod meter;

@@ -9,15 +9,19 @@ use std::time::{Duration, Instant};
 
 use mesh_common::counters::Counter;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::fleet::Fleet;
 use crate::intercept::{Interceptor, KernelEvent, KernelEvents, NetnsCookie};
+use crate::observe::limiter::{LineLimiter, Suppressed, rfc3339};
 use crate::observe::{Direction, Observer, Opening, Outcome, Reason};
 
 /// Connections whose line is remembered, so that a retransmission has no other one.
 const REMEMBERED: usize = 512;
 /// How long one is remembered: longer than the gaps between retransmissions (RFC 6298).
 const REMEMBER: Duration = Duration::from_secs(120);
+/// How often the ends of the log's windows are looked for.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Logs the kernel's events until the returned set is dropped.
 pub(super) fn watch(
@@ -44,15 +48,35 @@ pub(super) fn watch(
 }
 
 async fn log_all(mut events: KernelEvents, mut refusals: Refusals) {
+    // By the cgroup, which every event has.
+    let lines = LineLimiter::<u64>::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match events.next().await {
-            Ok(event) => {
-                log(&event);
-                refusals.record(&event);
+        tokio::select! {
+            event = events.next() => match event {
+                Ok(event) => {
+                    let (source, kind) = (event.remote.ip(), event.kind.name());
+                    if lines.admit(&event.cgroup_id, source, kind, Instant::now()) {
+                        log(&event);
+                    }
+                    refusals.record(&event);
+                }
+                Err(error) => return tracing::error!(%error, "the kernel's events ended"),
+            },
+            _ = tick.tick(), if lines.is_active() => {
+                lines.ended(Instant::now()).iter().for_each(summarize);
             }
-            Err(error) => return tracing::error!(%error, "the kernel's events ended"),
         }
     }
+}
+
+/// One line for events that have none of their own.
+fn summarize(suppressed: &Suppressed<u64>) {
+    let remote = suppressed.key.source.map(|source| source.to_string());
+    tracing::warn!(target: "kernel", kind = suppressed.key.reason, cgroup = suppressed.pod,
+        remote, count = suppressed.count, first = rfc3339(suppressed.first),
+        last = rfc3339(suppressed.last), "the kernel programs refused or dropped more");
 }
 
 fn log(event: &KernelEvent) {

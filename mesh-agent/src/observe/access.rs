@@ -1,24 +1,37 @@
 //! The access log: one line a connection. Connections hand their record to a thread
-//! of its own over a bounded queue, so that no worker formats or waits for a line.
+//! of its own over a bounded queue, so that no worker formats or waits for a line. Refusals
+//! beyond a rate are counted, and have one line together ([`super::limiter`]).
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::labels::PodLabels;
+use super::limiter::{LineLimiter, Suppressed, WINDOW, rfc3339};
 use super::live::LiveConnection;
 use super::reason::Outcome;
 
 /// Records that may wait for the thread; later ones are dropped and counted.
 const QUEUE: usize = 8192;
 
+/// The part of the queue that lines of established connections may fill: a busy pod's must not
+/// crowd out another's refusals.
+const ORDINARY: usize = QUEUE / 4 * 3;
+
 /// The way into the access log.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     queue: SyncSender<Job>,
+    /// Records in the queue.
+    waiting: Arc<AtomicUsize>,
+    refusals: Arc<Refusals>,
     dropped: Counter,
 }
+
+type Refusals = LineLimiter<Arc<PodLabels>>;
 
 impl AccessLog {
     /// Starts the thread that writes the lines as `tracing` events of target `access`,
@@ -30,10 +43,21 @@ impl AccessLog {
     pub fn spawn(dropped: Counter) -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
         let subscriber = tracing::dispatcher::get_default(Clone::clone);
+        let writer = Writer {
+            jobs,
+            waiting: Arc::default(),
+            refusals: Arc::default(),
+        };
+        let (waiting, refusals) = (Arc::clone(&writer.waiting), Arc::clone(&writer.refusals));
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || tracing::dispatcher::with_default(&subscriber, || write_all(&jobs)))?;
-        Ok(Self { queue, dropped })
+            .spawn(move || tracing::dispatcher::with_default(&subscriber, || writer.write_all()))?;
+        Ok(Self {
+            queue,
+            waiting,
+            refusals,
+            dropped,
+        })
     }
 
     /// Waits until every record handed over before is written, or `limit` has passed.
@@ -43,10 +67,25 @@ impl AccessLog {
         self.queue.send(Job::Flush(done)).is_ok() && written.recv_timeout(limit).is_ok()
     }
 
-    pub(super) fn write(&self, record: Record) {
+    /// Hands a record over. Of one that `is_refusal`, a connection that never stood, a line is
+    /// written only within the limits of its pod and source.
+    pub(super) fn write(&self, record: Record, is_refusal: bool) {
+        let connection = &record.connection;
+        if is_refusal && let Some(reason) = record.outcome.reason() {
+            let (pod, source) = (connection.pod(), connection.source().ip());
+            let now = Instant::now();
+            if !self.refusals.admit(pod, source, reason.code(), now) {
+                return;
+            }
+        } else if self.waiting.load(Ordering::Relaxed) >= ORDINARY {
+            self.dropped.inc();
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(Job::Line(record))
         {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.dropped.inc();
         }
     }
@@ -67,16 +106,64 @@ pub(super) struct Record {
     pub(super) duration: Duration,
 }
 
-fn write_all(jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Line(record) => emit(&record),
-            // Who asked may have stopped waiting.
-            Job::Flush(done) => {
-                let _ = done.send(());
+/// How often the ends of windows are looked for, while there are any.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The thread that writes.
+struct Writer {
+    jobs: Receiver<Job>,
+    waiting: Arc<AtomicUsize>,
+    refusals: Arc<Refusals>,
+}
+
+impl Writer {
+    fn write_all(&self) {
+        let mut looked = Instant::now();
+        loop {
+            // A window begins with a line, so that this thread wakes when there is one.
+            let next = match self.refusals.is_active() {
+                true => self.jobs.recv_timeout(TICK),
+                false => self.jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            match next {
+                Ok(Job::Line(record)) => {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    emit(&record);
+                }
+                Ok(Job::Flush(done)) => {
+                    self.refusals.end_all().iter().for_each(summarize);
+                    // The caller may have stopped waiting.
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return self.refusals.end_all().iter().for_each(summarize);
+                }
+            }
+            let now = Instant::now();
+            if now - looked >= TICK {
+                looked = now;
+                self.refusals.ended(now).iter().for_each(summarize);
             }
         }
     }
+}
+
+/// One line for refusals that have none of their own.
+fn summarize(suppressed: &Suppressed<Arc<PodLabels>>) {
+    tracing::warn!(
+        target: "access",
+        parent: None,
+        pod = display(&suppressed.pod),
+        src = suppressed.key.source.map(display),
+        outcome = "refused",
+        reason = suppressed.key.reason,
+        count = suppressed.count,
+        first = rfc3339(suppressed.first),
+        last = rfc3339(suppressed.last),
+        window_s = WINDOW.as_secs(),
+        "further connections refused"
+    );
 }
 
 fn emit(record: &Record) {

@@ -164,7 +164,8 @@ impl Connection {
             duration,
         };
         self.observer.ended(&record, self.established);
-        self.observer.access.write(record);
+        let is_refusal = !self.established && !matches!(outcome, Outcome::Ok);
+        self.observer.access.write(record, is_refusal);
     }
 }
 
