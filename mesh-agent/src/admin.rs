@@ -3,6 +3,7 @@
 //! [`AgentView`] and starts the servers; nothing here changes the agent's state. An
 //! authority in a cluster serves its readiness from here too.
 
+mod access;
 pub mod api;
 pub mod client;
 mod gauges;
@@ -15,13 +16,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use http::{Method, Uri};
 use tokio::net::TcpListener;
 
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::observe::{ConnectionInfo, Flow, Registry};
 
+pub use access::{MetricsAccess, MetricsIdentities};
 pub use socket::AdminSocket;
+
+use serve::Head;
 
 /// What the administrative interface may read of the agent. Every method is called off
 /// the data plane's threads, and may block briefly.
@@ -112,14 +115,25 @@ pub enum AdminError {
 pub struct Admin {
     view: Arc<dyn AgentView>,
     registry: Arc<Registry>,
+    access: Arc<MetricsAccess>,
 }
 
 impl Admin {
     /// An interface to `view` and `registry`, into which it puts the gauges that follow
     /// from [`AgentView::status`].
-    pub fn new(view: Arc<dyn AgentView>, registry: Arc<Registry>) -> Self {
+    pub fn new(view: Arc<dyn AgentView>, registry: Arc<Registry>, access: MetricsAccess) -> Self {
         gauges::register(&registry, &view);
-        Self { view, registry }
+        let access = Arc::new(access);
+        Self {
+            view,
+            registry,
+            access,
+        }
+    }
+
+    /// How the right to see identities in metrics is proved.
+    pub fn metrics_access(&self) -> &MetricsAccess {
+        &self.access
     }
 
     /// Serves metrics and readiness to the node until `stop` completes. Dropping the
@@ -136,7 +150,7 @@ impl Admin {
 
     fn answerer(&self, surface: routes::Surface) -> impl serve::Answerer {
         let admin = self.clone();
-        move |method: &Method, uri: &Uri| routes::answer(&admin, surface, method, uri)
+        move |request: &Head| routes::answer(&admin, surface, request)
     }
 }
 
@@ -146,7 +160,7 @@ pub async fn serve_health<R>(listener: TcpListener, ready: R, stop: impl Future<
 where
     R: Fn() -> Result<(), Vec<String>> + Clone + Send + 'static,
 {
-    let answer = move |method: &Method, uri: &Uri| routes::health(&ready, method, uri);
+    let answer = move |request: &Head| routes::health(&ready, request);
     serve::serve(listener, answer, stop).await;
 }
 

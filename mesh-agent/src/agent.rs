@@ -31,7 +31,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin;
+use crate::admin::{self, MetricsIdentities};
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
@@ -90,6 +90,10 @@ pub struct Options {
     pub chain: Option<(chain::Place, chain::Settings)>,
     /// Metrics and readiness.
     pub admin: SocketAddr,
+    /// To whom metrics at that address name workloads.
+    pub metrics_identities: MetricsIdentities,
+    /// File with the token that proves the right to see them.
+    pub metrics_token: Option<PathBuf>,
     /// Threads that carry traffic.
     pub workers: NonZeroUsize,
     /// How long connections may go on after SIGTERM.
@@ -179,6 +183,9 @@ pub async fn run(
     let mut front = Front::open(&options, &registry, &starting).await?;
     let sandboxes = Sandboxes::new(options.pods_cgroup.clone());
     let (mut source, client) = open_source(&options, &sandboxes).await?;
+    if let Some(client) = &client {
+        front.verify_tokens_with(client);
+    }
     let asks = farewell::Asks::open(client.as_ref());
     starting.hears(source.health());
     // Whose programs are in the kernel looks after the node's pods, and cannot without a

@@ -66,7 +66,10 @@ impl Observer {
     pub fn new(registry: &Registry, access: AccessLog) -> Arc<Self> {
         let table = Arc::new(Table::new());
         let traffic = Arc::new(Traffic::new(Arc::clone(&table)));
-        registry.register_collector(TrafficCollector(Arc::clone(&traffic)));
+        registry.register_named(
+            TrafficCollector::named(&traffic),
+            TrafficCollector::nameless(&traffic),
+        );
         let refused = Family::default();
         registry.register(
             "isthmus_connections_refused",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_agent::admin::api::{
     AuditReport, AuditState, PodAudit, ProbeResult, Status, WorkloadState, WorkloadStatus,
 };
-use mesh_agent::admin::{Admin, AdminSocket, AgentView};
+use mesh_agent::admin::{Admin, AdminSocket, AgentView, MetricsAccess};
 use mesh_agent::explain::{ExplainError, Explanation, Question};
 use mesh_agent::observe::{ConnectionInfo, Registry};
 
@@ -82,7 +82,11 @@ impl AgentView for Fake {
 async fn with_agent<F: Future<Output = ()>>(body: impl FnOnce(std::path::PathBuf) -> F) {
     let run = tempfile::tempdir().unwrap();
     let socket = AdminSocket::bind(run.path()).unwrap();
-    let admin = Admin::new(Arc::new(Fake), Arc::new(Registry::new()));
+    let admin = Admin::new(
+        Arc::new(Fake),
+        Arc::new(Registry::new()),
+        MetricsAccess::default(),
+    );
     tokio::select! {
         () = admin.serve_socket(socket, std::future::pending()) => unreachable!("never stops"),
         () = body(run.path().to_owned()) => {}

@@ -1,11 +1,13 @@
-//! Which path answers what. Pure: from a method and a path to a response.
+//! Which path answers what: from a request's head to a response.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Response, StatusCode, Uri};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::access::Scrape;
+use super::serve::Head;
 use super::{Admin, AgentView};
 use crate::explain::Question;
 use crate::observe::metrics;
@@ -13,7 +15,8 @@ use crate::observe::metrics;
 /// Which of the two interfaces a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Surface {
-    /// TCP, for whoever reaches the node's address: nothing about single workloads.
+    /// TCP, for every caller that reaches the node's address: nothing about single workloads
+    /// without a right to it.
     Node,
     /// The unix socket, for root.
     Socket,
@@ -21,14 +24,20 @@ pub(super) enum Surface {
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
+/// What of a request an answer depends on.
+struct Asked<'a> {
+    surface: Surface,
+    query: &'a str,
+    authorization: Option<&'a HeaderValue>,
+}
+
 /// A path, with what answers it.
 struct Route {
     path: &'static str,
     on_node: bool,
     /// Whether it is answered out of a configuration, and refused before there is one.
     of_configuration: bool,
-    /// From the interface and the request's query.
-    answer: fn(&Admin, &str) -> Answer,
+    answer: fn(&Admin, &Asked<'_>) -> Answer,
 }
 
 const ROUTES: &[Route] = &[
@@ -48,7 +57,7 @@ const ROUTES: &[Route] = &[
         path: "/metrics",
         on_node: true,
         of_configuration: false,
-        answer: |admin, _| scrape(admin),
+        answer: scrape,
     },
     Route {
         path: "/status",
@@ -72,7 +81,7 @@ const ROUTES: &[Route] = &[
         path: "/explain",
         on_node: false,
         of_configuration: true,
-        answer: |admin, query| explain(&*admin.view, query),
+        answer: |admin, asked| explain(&*admin.view, asked.query),
     },
     Route {
         path: "/flows",
@@ -101,13 +110,13 @@ const ROUTES: &[Route] = &[
 ];
 
 /// Answers one request. May block briefly, as [`AgentView`] may.
-pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, uri: &Uri) -> Answer {
-    let path = uri.path();
+pub(super) fn answer(admin: &Admin, surface: Surface, request: &Head) -> Answer {
+    let path = request.uri.path();
     let shown = |route: &&Route| route.on_node || surface == Surface::Socket;
     let Some(route) = ROUTES.iter().filter(shown).find(|route| route.path == path) else {
         return unknown(ROUTES.iter().filter(shown).map(|route| route.path));
     };
-    if let Some(refusal) = refuse_method(method) {
+    if let Some(refusal) = refuse_method(&request.method) {
         return refusal;
     }
     if route.of_configuration
@@ -115,16 +124,17 @@ pub(super) fn answer(admin: &Admin, surface: Surface, method: &Method, uri: &Uri
     {
         return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     }
-    (route.answer)(admin, uri.query().unwrap_or_default())
+    let asked = Asked {
+        surface,
+        query: request.uri.query().unwrap_or_default(),
+        authorization: request.headers.get(AUTHORIZATION),
+    };
+    (route.answer)(admin, &asked)
 }
 
 /// Answers the probes of a process that has only these.
-pub(super) fn health(
-    readiness: &dyn Fn() -> Result<(), Vec<String>>,
-    method: &Method,
-    uri: &Uri,
-) -> Answer {
-    match (uri.path(), refuse_method(method)) {
+pub(super) fn health(readiness: &dyn Fn() -> Result<(), Vec<String>>, request: &Head) -> Answer {
+    match (request.uri.path(), refuse_method(&request.method)) {
         ("/healthz" | "/readyz", Some(refusal)) => refusal,
         ("/healthz", None) => alive(),
         ("/readyz", None) => ready(readiness()),
@@ -204,8 +214,27 @@ fn explain(view: &dyn AgentView, query: &str) -> Answer {
     }
 }
 
-fn scrape(admin: &Admin) -> Answer {
-    match admin.registry.encode() {
+fn scrape(admin: &Admin, asked: &Asked<'_>) -> Answer {
+    let decided = match asked.surface {
+        Surface::Socket => Scrape::Named,
+        Surface::Node => {
+            let authorization = asked.authorization.map(HeaderValue::as_bytes);
+            admin.access.decide(authorization)
+        }
+    };
+    let encoded = match decided {
+        Scrape::Named => admin.registry.encode(),
+        Scrape::Nameless => admin.registry.encode_nameless(),
+        Scrape::Refused(status, why) => {
+            let mut refusal = text(status, format!("{why}\n"));
+            if status == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                refusal.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
+            return refusal;
+        }
+    };
+    match encoded {
         Ok(metrics) => reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be encoded");

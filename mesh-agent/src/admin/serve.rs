@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -50,9 +50,12 @@ impl Listener for TcpListener {
 }
 
 /// What answers a request; it may block.
-pub(super) trait Answerer: Fn(&Method, &Uri) -> Answer + Clone + Send + 'static {}
+pub(super) trait Answerer: Fn(&Head) -> Answer + Clone + Send + 'static {}
 
-impl<F: Fn(&Method, &Uri) -> Answer + Clone + Send + 'static> Answerer for F {}
+impl<F: Fn(&Head) -> Answer + Clone + Send + 'static> Answerer for F {}
+
+/// A request's head.
+pub(super) type Head = http::request::Parts;
 
 /// Serves until `stop` completes, then drops what is open.
 pub(super) async fn serve<L: Listener>(
@@ -114,6 +117,7 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     // The view may block, on the kernel's maps for one.
-    let answered = tokio::task::spawn_blocking(move || answer(request.method(), request.uri()));
+    let (head, _) = request.into_parts();
+    let answered = tokio::task::spawn_blocking(move || answer(&head));
     Ok(answered.await.unwrap_or_else(|_| broken()))
 }

@@ -83,11 +83,28 @@ struct Server {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// With one metric that names a workload.
+fn registry() -> Registry {
+    let registry = Registry::new();
+    registry.named_gauge_at_scrape("isthmus_of_a_pod", "Something of a pod", || {
+        vec![crate::observe::Sample {
+            labels: vec![("pod", "shop-1".to_owned())],
+            value: 1.0,
+        }]
+    });
+    registry
+}
+
 async fn server() -> Server {
+    server_with(MetricsAccess::default()).await
+}
+
+async fn server_with(access: MetricsAccess) -> Server {
     let view = Arc::new(Fake::default());
     let admin = Admin::new(
         Arc::clone(&view) as Arc<dyn AgentView>,
-        Arc::new(Registry::new()),
+        Arc::new(registry()),
+        access,
     );
     let listener = listen_node("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -186,6 +203,48 @@ async fn metrics_hold_the_gauges_that_follow_from_the_status() {
 }
 
 #[tokio::test]
+async fn metrics_name_workloads_to_authorized_callers_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "secret").unwrap();
+    let access = MetricsAccess::new(MetricsIdentities::Authorized, Some(file));
+    let server = server_with(access).await;
+    let scrape = async |authorization: &str| {
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nhost: a\r\n{authorization}connection: close\r\n\r\n");
+        ask(server.address, &request).await
+    };
+    let (status, _, body) = scrape("").await;
+    assert_eq!(status, 200);
+    assert!(!body.contains("shop-1"), "{body}");
+    assert!(body.ends_with("# EOF\n") && body.contains("isthmus_tunnels_open"));
+    let (status, headers, body) = scrape("authorization: Bearer wrong\r\n").await;
+    assert_eq!((status, &*headers["www-authenticate"]), (401, "Bearer"));
+    assert!(!body.contains("shop-1"), "{body}");
+    let (status, _, body) = scrape("authorization: Bearer secret\r\n").await;
+    assert_eq!(status, 200);
+    assert!(
+        body.contains("isthmus_of_a_pod{pod=\"shop-1\"} 1.0"),
+        "{body}"
+    );
+    assert!(body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn metrics_over_the_socket_name_workloads() {
+    let run = tempfile::tempdir().unwrap();
+    let view = Arc::new(Fake::default());
+    let admin = Admin::new(view, Arc::new(registry()), MetricsAccess::default());
+    let socket = AdminSocket::bind(run.path()).unwrap();
+    let serving = tokio::spawn(async move {
+        admin.serve_socket(socket, std::future::pending()).await;
+    });
+    let body = client::get_raw(run.path(), "/metrics").await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("shop-1"));
+    serving.abort();
+}
+
+#[tokio::test]
 async fn readiness_says_what_is_missing() {
     let server = server().await;
     *server.view.missing.lock().unwrap() = vec!["no configuration yet".into()];
@@ -201,7 +260,7 @@ async fn without_a_configuration_nothing_is_answered_out_of_one() {
     let run = tempfile::tempdir().unwrap();
     let view = Arc::new(Fake::default());
     *view.unknown.lock().unwrap() = Some("pods not heard".into());
-    let admin = Admin::new(view, Arc::new(Registry::new()));
+    let admin = Admin::new(view, Arc::new(registry()), MetricsAccess::default());
     let socket = AdminSocket::bind(run.path()).unwrap();
     let serving = tokio::spawn(async move {
         admin.serve_socket(socket, std::future::pending()).await;
@@ -263,7 +322,7 @@ async fn an_agent_that_starts_is_asked_by_its_own_pod_alone() {
     let run = tempfile::tempdir().unwrap();
     let serve = |name, instance| {
         let view = Arc::new(Instance(instance)) as Arc<dyn AgentView>;
-        let admin = Admin::new(view, Arc::new(Registry::new()));
+        let admin = Admin::new(view, Arc::new(registry()), MetricsAccess::default());
         let socket = AdminSocket::bind_as(name, run.path()).unwrap();
         tokio::spawn(async move { admin.serve_socket(socket, std::future::pending()).await })
     };
@@ -375,7 +434,7 @@ async fn the_socket_answers_the_command_line() {
     assert!(error.to_string().contains("is it running?"));
 
     let view: Arc<dyn AgentView> = Arc::new(Fake::default());
-    let admin = Admin::new(view, Arc::new(Registry::new()));
+    let admin = Admin::new(view, Arc::new(registry()), MetricsAccess::default());
     let socket = AdminSocket::bind(run.path()).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(async move {

@@ -16,7 +16,7 @@ use super::starting::Starting;
 use super::view::View;
 use super::{Error, Options, TICK};
 use crate::admin::api::{AuditReport, Status, WorkloadStatus};
-use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView, STARTING_NAME};
+use crate::admin::{self, Admin, AdminError, AdminSocket, AgentView, MetricsAccess, STARTING_NAME};
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::observe::{ConnectionInfo, Flow, Registry};
 
@@ -43,9 +43,11 @@ impl Front {
             agent: OnceLock::new(),
         });
         let view = Arc::clone(&shown) as Arc<dyn AgentView>;
+        let token = options.metrics_token.clone();
+        let access = MetricsAccess::new(options.metrics_identities, token);
         let mut front = Self {
             options: options.clone(),
-            admin: Admin::new(view, Arc::clone(registry)),
+            admin: Admin::new(view, Arc::clone(registry), access),
             shown,
             beside: None,
             ended: watch::Sender::new(()),
@@ -94,6 +96,11 @@ impl Front {
             self.beside = None;
         }
         Ok(())
+    }
+
+    /// Has the API server verify the tokens of scrapes from now on.
+    pub(super) fn verify_tokens_with(&self, client: &kube::Client) {
+        self.admin.metrics_access().ask_cluster(client.clone());
     }
 
     /// Tells of the agent itself from now on.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::admin::MetricsIdentities;
 use crate::agent::{Authority, Options, SourceSettings};
 use crate::ca::client::RemoteSettings;
 use crate::intercept::KubeletCgroup;
@@ -87,6 +88,14 @@ pub struct RunArgs {
     /// Address of metrics and readiness.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
+    /// To whom metrics at that address show names and identities of workloads: `authorized`
+    /// wants the token of --metrics-token, or with --kube a bearer token that may get the
+    /// non-resource URL /metrics; others get sums.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub metrics_identities: MetricsIdentities,
+    /// File with the bearer token that proves the right to see them; read for each scrape.
+    #[arg(long, value_name = "FILE")]
+    pub metrics_token: Option<PathBuf>,
     /// Threads that carry traffic [default: one for each CPU].
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -154,6 +163,8 @@ impl RunArgs {
             run_dir: self.run_dir,
             state_dir: self.state_dir,
             admin: self.admin,
+            metrics_identities: self.metrics_identities,
+            metrics_token: self.metrics_token,
             drain_timeout: Duration::from_secs(self.drain_timeout),
         })
     }

@@ -2,7 +2,7 @@
 //! beside the code that moves it); the admin server encodes it at `/metrics`.
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
@@ -11,8 +11,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry as Inner};
 
 /// Every metric of the agent. Shared; registering is for start-up.
+///
+/// Metrics that name workloads or their identities are apart, each with a sum that names
+/// nobody where one is of use: [`Registry::encode`] has the former, and
+/// [`Registry::encode_nameless`], for callers that may not see identities, the latter.
 #[derive(Debug)]
-pub struct Registry(RwLock<Inner>);
+pub struct Registry {
+    common: RwLock<Inner>,
+    named: RwLock<Inner>,
+    nameless: RwLock<Inner>,
+}
 
 impl Default for Registry {
     fn default() -> Self {
@@ -29,17 +37,40 @@ impl Registry {
             "Version of the agent that is running",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        Self(RwLock::new(inner))
+        Self {
+            common: RwLock::new(inner),
+            named: RwLock::default(),
+            nameless: RwLock::default(),
+        }
     }
 
     /// Adds a metric. Counters are named without `_total`, which encoding appends.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
-        self.write().register(name, help, metric);
+        write(&self.common).register(name, help, metric);
     }
 
     /// Adds a collector, which writes whole families at each scrape.
     pub fn register_collector(&self, collector: impl Collector) {
-        self.write().register_collector(Box::new(collector));
+        write(&self.common).register_collector(Box::new(collector));
+    }
+
+    /// Adds a collector of metrics that name workloads, and one of their sums.
+    pub fn register_named(&self, named: impl Collector, nameless: impl Collector) {
+        write(&self.named).register_collector(Box::new(named));
+        write(&self.nameless).register_collector(Box::new(nameless));
+    }
+
+    /// Adds a gauge read at each scrape whose labels name workloads. It has no sum.
+    pub fn named_gauge_at_scrape<F>(&self, name: &'static str, help: &'static str, read: F)
+    where
+        F: Fn() -> Vec<Sample<f64>> + Send + Sync + 'static,
+    {
+        write(&self.named).register_collector(Box::new(AtScrape {
+            name,
+            help,
+            kind: MetricType::Gauge,
+            read,
+        }));
     }
 
     /// Adds a counter whose samples live elsewhere (an eBPF map, say) and are read at each
@@ -69,22 +100,35 @@ impl Registry {
         });
     }
 
-    /// The metrics in OpenMetrics text, which Prometheus reads.
+    /// All metrics in OpenMetrics text, which Prometheus reads.
     ///
     /// # Errors
     /// Only when a collector refuses to be encoded, which is a defect.
     pub fn encode(&self) -> Result<String, fmt::Error> {
-        let mut out = String::with_capacity(16 << 10);
-        text::encode(
-            &mut out,
-            &self.0.read().unwrap_or_else(PoisonError::into_inner),
-        )?;
-        Ok(out)
+        self.encode_with(&self.named)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    /// As [`Registry::encode`], without the names and identities of workloads.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode_nameless(&self) -> Result<String, fmt::Error> {
+        self.encode_with(&self.nameless)
     }
+
+    fn encode_with(&self, more: &RwLock<Inner>) -> Result<String, fmt::Error> {
+        let mut out = String::with_capacity(16 << 10);
+        for registry in [&self.common, more] {
+            let registry = registry.read().unwrap_or_else(PoisonError::into_inner);
+            text::encode_registry(&mut out, &registry)?;
+        }
+        text::encode_eof(&mut out)?;
+        Ok(out)
+    }
+}
+
+fn write(registry: &RwLock<Inner>) -> RwLockWriteGuard<'_, Inner> {
+    registry.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The media type of [`Registry::encode`].

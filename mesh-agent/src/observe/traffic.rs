@@ -31,6 +31,21 @@ pub(super) struct Series {
     last_used: AtomicU64,
 }
 
+impl Series {
+    /// Adds what `other` counts now.
+    fn add(&self, other: &Self) {
+        let pairs = [
+            (&self.opened, &other.opened),
+            (&self.request_bytes, &other.request_bytes),
+            (&self.response_bytes, &other.response_bytes),
+        ];
+        let closed = self.closed.iter().zip(&other.closed);
+        for (sum, part) in pairs.into_iter().chain(closed) {
+            sum.fetch_add(part.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
 /// Every label set with its counters, and the table whose bytes are brought in.
 #[derive(Debug)]
 pub(super) struct Traffic {
@@ -139,11 +154,40 @@ fn evict(all: &mut HashMap<Labels, Arc<Series>>, limit: usize) {
 
 /// Writes the four families at each scrape.
 #[derive(Debug)]
-pub(super) struct TrafficCollector(pub(super) Arc<Traffic>);
+pub(super) struct TrafficCollector {
+    traffic: Arc<Traffic>,
+    /// Whether the label sets name workloads; else they are summed up without.
+    is_named: bool,
+}
+
+impl TrafficCollector {
+    pub(super) fn named(traffic: &Arc<Traffic>) -> Self {
+        Self {
+            traffic: Arc::clone(traffic),
+            is_named: true,
+        }
+    }
+
+    pub(super) fn nameless(traffic: &Arc<Traffic>) -> Self {
+        Self {
+            traffic: Arc::clone(traffic),
+            is_named: false,
+        }
+    }
+}
+
+/// The sums of all label sets that differ in names alone.
+fn without_names(all: Vec<(Labels, Arc<Series>)>) -> Vec<(Labels, Arc<Series>)> {
+    let mut sums: HashMap<Labels, Arc<Series>> = HashMap::new();
+    for (labels, series) in all {
+        sums.entry(labels.nameless()).or_default().add(&series);
+    }
+    sums.into_iter().collect()
+}
 
 impl Collector for TrafficCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let traffic = &self.0;
+        let traffic = &self.traffic;
         traffic
             .table
             .for_each(|connection| settle(connection, &mut connection.lock()));
@@ -152,6 +196,10 @@ impl Collector for TrafficCollector {
             .iter()
             .map(|(labels, series)| (labels.clone(), Arc::clone(series)))
             .collect();
+        let all = match self.is_named {
+            true => all,
+            false => without_names(all),
+        };
         let families: [Family; 4] = [
             (
                 "istio_tcp_connections_opened",

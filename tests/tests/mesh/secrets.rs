@@ -226,7 +226,7 @@ fn secrets_are_in_no_log_answer_metric_or_map() -> Result<()> {
 fn everything(node: &Node) -> Result<Vec<(String, String)>> {
     let mut said = vec![
         ("the log".to_owned(), read(&node.log_file())?),
-        ("the metrics".to_owned(), node.http("/metrics")?),
+        ("the metrics".to_owned(), node.metrics()?),
     ];
     for command in ["status", "workloads", "connections", "problems"] {
         for form in ["", " -o json"] {

@@ -139,10 +139,7 @@ fn wait_revocation(node: &Node, word: &str, seconds: u64) -> Result<()> {
 
 fn current(node: &Node, domain: &str) -> Result<f64> {
     let label = format!("trust_domain=\"{domain}\"");
-    ensure!(
-        node.http("/metrics")?
-            .contains(&format!("{CURRENT}{{{label}}}"))
-    );
+    ensure!(node.metrics()?.contains(&format!("{CURRENT}{{{label}}}")));
     node.metric(CURRENT, &[&label])
 }
 

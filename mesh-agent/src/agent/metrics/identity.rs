@@ -58,7 +58,7 @@ fn each_certificate(
     value: fn(&SvidInfo) -> f64,
 ) {
     let here = Arc::downgrade(identities);
-    registry.gauge_at_scrape(name, help, move || {
+    registry.named_gauge_at_scrape(name, help, move || {
         let Some(identities) = here.upgrade() else {
             return Vec::new();
         };

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::*;
+use crate::admin::MetricsIdentities;
 use crate::agent::{Authority, SourceSettings};
 use crate::intercept::KubeletCgroup;
 
@@ -24,6 +25,8 @@ fn starting() -> Arc<Starting> {
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         workers: NonZeroUsize::MIN,
         drain_timeout: Duration::ZERO,
+        metrics_identities: MetricsIdentities::default(),
+        metrics_token: None,
     };
     Starting::new(&options, Counter::default())
 }

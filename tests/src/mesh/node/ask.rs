@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -125,13 +126,34 @@ impl Node {
     /// # Errors
     /// Fails when it does not answer.
     pub fn http(&self, path: &str) -> Result<String> {
+        self.http_with(path, "")
+    }
+
+    /// As [`Node::http`], with further header lines, each ended by CRLF.
+    ///
+    /// # Errors
+    /// Fails when it does not answer.
+    pub fn http_with(&self, path: &str, headers: &str) -> Result<String> {
         let admin = self.lock().last().context("no agent runs")?.admin;
         let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(patience(5)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {admin}\r\n{headers}Connection: close\r\n\r\n"
         )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// All metrics, with the names of workloads, over the unix socket.
+    ///
+    /// # Errors
+    /// Fails when the agent does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        let mut stream = UnixStream::connect(self.run_dir().join("agent.sock"))?;
+        stream.set_read_timeout(Some(patience(5)))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -142,7 +164,7 @@ impl Node {
     /// # Errors
     /// Fails when the admin server does not answer.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let text = self.http("/metrics")?;
+        let text = self.metrics()?;
         let sum = text
             .lines()
             .filter(|line| {
