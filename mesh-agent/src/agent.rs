@@ -36,7 +36,7 @@ use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
 use crate::intercept::{self, Interceptor, KubeletCgroup};
-use crate::netns::NetnsThread;
+use crate::netns::NetnsThreads;
 use crate::node::{Sandboxes, chain};
 use crate::observe::logging::LogQueue;
 use crate::observe::{AccessLog, Observer, Reason, Registry};
@@ -217,19 +217,18 @@ pub async fn run(
         source.health(),
     );
     let workers = Workers::start(options.workers.get(), &shared)?;
-    let thread = NetnsThread::start().map_err(Error::Start)?;
+    let threads = NetnsThreads::start().map_err(Error::Start)?;
     let fleet = Fleet::new(
         Arc::clone(&shared),
         workers,
-        thread,
+        threads.clone(),
         Arc::clone(&identities),
         &options,
     );
     let fleet = Arc::new(fleet);
     metrics::register(&registry, &interceptor, &fleet, &identities);
     metrics::handshakes::register(&registry, &shared);
-    let looking = NetnsThread::start().map_err(Error::Start)?;
-    let auditor = Auditor::new(&options.node, &fleet, &shared, looking);
+    let auditor = Auditor::new(&options.node, &fleet, &shared, threads.sockets);
     metrics::audit::register(&registry, &auditor);
     let (ask, mut asked) = audit::requests();
     let audits = view::Audits::new(&auditor, ask);

@@ -14,6 +14,7 @@
 //! Maps of another [`mesh_common::ABI_VERSION`] are refused, not converted: the
 //! programs attached go on guarding, and nothing is lost but the upgrade.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mesh_common::maps::{Client, Destination, Endpoint};
+use mesh_common::maps::{CLIENT_PUBLISHED, Client, Destination};
 use mesh_common::names;
 
 use crate::addr::{self, ClientAddr, OriginalDst};
@@ -35,6 +36,7 @@ mod enrol;
 mod error;
 mod events;
 pub mod features;
+mod handshakes;
 mod kubelet;
 mod links;
 mod object;
@@ -49,6 +51,7 @@ pub use counters::Counters;
 pub use device::ForwardedTcp;
 pub use error::InterceptError;
 pub use events::{EventStream, KernelEvent, KernelEvents};
+pub use handshakes::Fill;
 pub use kubelet::{KubeletCgroup, KubeletError};
 pub use links::Attachment;
 pub use object::is_embedded;
@@ -112,6 +115,8 @@ pub struct Interceptor {
     devices: Mutex<device::Devices>,
     agent_cgroup: PathBuf,
     kubelet: Mutex<kubelet::Known>,
+    /// Namespaces that had handshakes and no pod at the last sweep.
+    ownerless: Mutex<HashSet<u64>>,
     /// [`mesh_common::maps::Meta::pods_level`] as a program found it; 0 until then.
     pods_level: AtomicU32,
 }
@@ -153,6 +158,7 @@ impl Interceptor {
             devices: Mutex::new(devices),
             agent_cgroup,
             kubelet: Mutex::default(),
+            ownerless: Mutex::default(),
             pods_level: AtomicU32::new(0),
         };
         opened.first_look_at_kubelet()?;
@@ -170,25 +176,21 @@ impl Interceptor {
         sys::update(self.maps.agent_sockets.as_fd(), &socket.as_raw_fd(), &1u32)
     }
 
-    /// Where a connection that the agent has accepted in the namespace `netns`
-    /// from `source` wanted to go, and the cgroup id of its pod. Answers once;
-    /// `None` afterwards and for what was never redirected.
-    pub fn take_original_destination(
-        &self,
-        netns: NetnsCookie,
-        source: SocketAddr,
-    ) -> Option<(OriginalDst, u64)> {
-        let key = endpoint(netns, source);
-        let found = sys::take::<_, Destination>(self.maps.destinations.as_fd(), &key);
+    /// The original destination of the connection that `accepted` is, a socket from one of
+    /// this agent's listeners, and the cgroup id of its pod. `None` for a connection that was
+    /// not redirected. The socket itself has it, so it cannot be another connection's.
+    pub fn original_destination(&self, accepted: BorrowedFd<'_>) -> Option<(OriginalDst, u64)> {
+        let key = accepted.as_raw_fd();
+        let found = sys::lookup::<_, Destination>(self.maps.accepted.as_fd(), &key);
         let wanted = found.ok().flatten()?;
         let ip = addr::from_bytes(wanted.ip.bytes);
         let destination = OriginalDst(SocketAddr::new(ip, wanted.port));
         Some((destination, wanted.cgroup_id))
     }
 
-    /// Makes whoever accepts the connection that `socket` is about to open see
-    /// `client` as its peer. To be called before `connect()`, from the agent's
-    /// own cgroup.
+    /// Shows `client` as its peer to the application that accepts the connection which
+    /// `socket` is about to open. To be called before `connect()`, from the agent's own
+    /// cgroup; [`Self::is_client_published`] answers afterwards whether it worked.
     ///
     /// # Errors
     /// Those of the kernel, which may lack memory for it.
@@ -196,16 +198,18 @@ impl Interceptor {
         let value = Client {
             ip: ip_of(client.0.ip()),
             port: client.0.port(),
-            reserved: [0; 2],
+            state: 0,
+            sequence: 0,
         };
         sys::update(self.maps.client_of.as_fd(), &socket.as_raw_fd(), &value)
     }
 
-    /// Forgets the client of a connection that the agent had opened from `local`
-    /// in the namespace `netns`; to be called when it has ended.
-    pub fn forget_client(&self, netns: NetnsCookie, local: SocketAddr) {
-        // What cannot be deleted is overwritten or evicted in time.
-        let _absent = sys::delete(self.maps.clients.as_fd(), &endpoint(netns, local));
+    /// Whether the programs have published the client of a connection that `socket` has
+    /// opened. Where they have not, the application would see the agent as its client.
+    pub fn is_client_published(&self, socket: BorrowedFd<'_>) -> bool {
+        let key = socket.as_raw_fd();
+        let found = sys::lookup::<_, Client>(self.maps.client_of.as_fd(), &key);
+        found.is_ok_and(|client| client.is_some_and(|it| it.state == CLIENT_PUBLISHED))
     }
 
     /// What the programs have counted, since the maps were made.
@@ -256,10 +260,6 @@ impl Interceptor {
     fn links(&self) -> MutexGuard<'_, links::Held> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn endpoint(netns: NetnsCookie, address: SocketAddr) -> Endpoint {
-    Endpoint::new(netns.0, ip_of(address.ip()), address.port())
 }
 
 fn ip_of(ip: IpAddr) -> mesh_common::ip::Ip {

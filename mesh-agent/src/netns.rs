@@ -1,8 +1,8 @@
 //! Work inside a pod's network namespace: opening the agent's listener there,
 //! and the sockets with which it dials the application or a tunnel.
 //!
-//! `setns(2)` moves a whole thread, so it happens on one dedicated thread only
-//! ([`NetnsThread`]); a worker thread of the data plane never enters a pod. What
+//! `setns(2)` moves a whole thread, so it happens on dedicated threads only
+//! ([`NetnsThreads`]); a worker thread of the data plane never enters a pod. What
 //! the workers need, unconnected sockets, waits for them in a [`SocketStash`].
 
 #![expect(
@@ -31,7 +31,7 @@ use tokio::io::unix::AsyncFd;
 use crate::intercept::NetnsCookie;
 
 pub use stash::{Family, SocketStash};
-pub use thread::{NetnsGone, NetnsThread};
+pub use thread::{NetnsGone, NetnsThread, NetnsThreads};
 
 /// Backlog of the agent's listener in a pod. The kernel caps it at the
 /// namespace's `net.core.somaxconn` (4096 since Linux 5.4).
@@ -125,7 +125,29 @@ fn listen_on(family: Family) -> io::Result<TcpListener> {
         Family::V4 => bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 0))?,
     }
     listen(&fd, Backlog::new(BACKLOG)?)?;
+    // A pod's `net.ipv4.tcp_fastopen` may have made it a server of TCP Fast Open, whose
+    // connections are accepted at the SYN: before their original destination is known.
+    refuse_fast_open(&fd)?;
     Ok(TcpListener::from(fd))
+}
+
+/// Takes a listener's queue of TCP Fast Open away (tcp(7), `TCP_FASTOPEN`).
+fn refuse_fast_open(listener: &OwnedFd) -> io::Result<()> {
+    let queue: libc::c_int = 0;
+    // SAFETY: `queue` is as long as said; the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const queue).cast(),
+            size_of_val(&queue) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// A non-blocking TCP socket in the namespace that the calling thread is in.

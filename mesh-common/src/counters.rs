@@ -60,11 +60,14 @@ pub enum Counter {
     /// `connect()` refused: the caller is in a pod's cgroup and in another network
     /// namespace than the pod's.
     RefusedInnerNamespace = 23,
+    /// A connection of the agent to an application whose client could not be published; the
+    /// agent closes it.
+    UnpublishedClient = 24,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 25;
 
     /// All of them, in the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [
@@ -92,6 +95,7 @@ impl Counter {
         Self::DeviceEgressUnreadable,
         Self::DeviceIngressLocalAddress,
         Self::RefusedInnerNamespace,
+        Self::UnpublishedClient,
     ];
 
     /// A stable name for output and metric labels.
@@ -121,6 +125,7 @@ impl Counter {
             Self::DeviceEgressUnreadable => "device_egress_unreadable",
             Self::DeviceIngressLocalAddress => "device_ingress_local_address",
             Self::RefusedInnerNamespace => "refused_inner_namespace",
+            Self::UnpublishedClient => "unpublished_client",
         }
     }
 }

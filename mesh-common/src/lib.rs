@@ -10,6 +10,7 @@ pub mod counters;
 pub mod device;
 pub mod event;
 pub mod guard;
+pub mod handshake;
 pub mod ip;
 pub mod maps;
 pub mod names;

@@ -6,17 +6,22 @@ use crate::ip::Ip;
 
 /// How many pods an agent can enrol; a node of Kubernetes runs 110 by default
 /// and some hundreds at most.
-pub const MAX_PODS: usize = 4096;
+pub const MAX_PODS: usize = 1024;
 /// How many listener slots there are: one per address, two families a pod.
 pub const MAX_LISTENERS: usize = 2 * MAX_PODS;
-/// Redirected connections that wait for the agent to accept them. Least
-/// recently used entries go first; a connection that lost its entry is closed.
-pub const MAX_DESTINATIONS: usize = 65_536;
-/// Connections of the agent towards applications whose client is remembered.
-pub const MAX_CLIENTS: usize = 65_536;
-/// Connections of the kubelet that are remembered. It has a few open for each
-/// pod; of those that ended, the least recently used go first.
-pub const MAX_PROBES: usize = 8192;
+/// Redirected connections of one pod whose handshake is under way. An entry lives from the
+/// SYN-ACK to the last ACK of its handshake, microseconds on loopback.
+pub const DESTINATIONS_PER_POD: usize = 256;
+/// Connections of the agent to one pod's application whose handshake is under way. A
+/// listener with `TCP_DEFER_ACCEPT` extends it to the first byte of data.
+pub const CLIENTS_PER_POD: usize = 512;
+/// Entries of the map of original destinations: every pod's budget fits.
+pub const MAX_DESTINATIONS: usize = MAX_PODS * DESTINATIONS_PER_POD;
+/// Entries of the map of clients: every pod's budget fits.
+pub const MAX_CLIENTS: usize = MAX_PODS * CLIENTS_PER_POD;
+/// Connections of the kubelet that are open, or that the pod's end has not closed yet. An
+/// entry is removed when both ends are closed.
+pub const MAX_PROBES: usize = 32_768;
 /// Numbers of pods in the device maps. Number 0 is no pod's: it is the class id
 /// of a filter that has none.
 pub const MAX_DEVICES: usize = MAX_PODS + 1;
@@ -99,31 +104,34 @@ pub struct Forwarded {
     pub passed_ns: u64,
 }
 
-/// One end of a TCP connection inside a pod's namespace. Key of the original
-/// destinations (source of a redirected connection) and of the clients (source
-/// of the agent's connection to the application).
+/// A TCP connection inside a pod's namespace, by the end that opened it. Key of the original
+/// destinations (redirected connections) and of the clients (connections of the agent to the
+/// application).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Cookie of the network namespace.
     pub netns_cookie: u64,
-    /// Address.
+    /// Source address.
     pub ip: Ip,
-    /// Port, host order.
+    /// Source port, host order.
     pub port: u16,
+    /// Destination port, host order.
+    pub to_port: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
 }
 
 impl Endpoint {
     /// A key with its padding set.
     #[inline(always)]
-    pub fn new(netns_cookie: u64, ip: Ip, port: u16) -> Self {
+    pub fn new(netns_cookie: u64, ip: Ip, port: u16, to_port: u16) -> Self {
         Self {
             netns_cookie,
             ip,
             port,
-            reserved: [0; 6],
+            to_port,
+            reserved: [0; 4],
         }
     }
 }
@@ -139,7 +147,10 @@ pub struct Destination {
     /// Port that the application named, host order.
     pub port: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// The connection's first sequence number after its SYN; 0 in socket storage, where the
+    /// socket itself names the connection.
+    pub sequence: u32,
 }
 
 /// The real client behind a connection of the agent to an application.
@@ -150,8 +161,27 @@ pub struct Client {
     pub ip: Ip,
     /// Port, host order.
     pub port: u16,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// `CLIENT_*`.
+    pub state: u16,
+    /// As [`Destination::sequence`].
+    pub sequence: u32,
+}
+
+/// [`Client::state`] in the storage of the agent's socket: the map of clients has the entry.
+pub const CLIENT_PUBLISHED: u16 = 1;
+/// [`Client::state`] in the map of clients: the application's socket could not store it, so
+/// `getpeername` finds it here until the connection ends.
+pub const CLIENT_BY_TUPLE: u16 = 2;
+
+/// Entries that a pod has in the maps of original destinations and of clients. Signed: an
+/// entry that is removed after its pod's count was reset must not look like a full budget.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Of [`DESTINATIONS_PER_POD`].
+    pub destinations: i64,
+    /// Of [`CLIENTS_PER_POD`].
+    pub clients: i64,
 }
 
 /// A TCP connection between the kubelet and a pod.
@@ -177,9 +207,16 @@ pub struct Probe {
     pub at_ns: u64,
     /// Not 0 once the kubelet's socket is closed; the pod's may not be yet.
     pub closed: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `PROBE_*`.
+    pub pod: u32,
 }
+
+/// [`Probe::pod`]: the pod has no socket of the connection yet.
+pub const PROBE_OPENING: u32 = 0;
+/// [`Probe::pod`]: the pod has a socket of the connection.
+pub const PROBE_ACCEPTED: u32 = 1;
+/// [`Probe::pod`]: the pod's socket is closed.
+pub const PROBE_ENDED: u32 = 2;
 
 /// The single entry of the meta map.
 #[repr(C)]
@@ -232,17 +269,23 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 32);
     assert!(offset_of!(Endpoint, ip) == 8);
     assert!(offset_of!(Endpoint, port) == 24);
+    assert!(offset_of!(Endpoint, to_port) == 26);
     assert!(size_of::<Destination>() == 32);
     assert!(offset_of!(Destination, ip) == 8);
     assert!(offset_of!(Destination, port) == 24);
-    assert!(size_of::<Client>() == 20);
+    assert!(offset_of!(Destination, sequence) == 28);
+    assert!(size_of::<Client>() == 24);
     assert!(offset_of!(Client, port) == 16);
+    assert!(offset_of!(Client, state) == 18);
+    assert!(offset_of!(Client, sequence) == 20);
+    assert!(size_of::<Usage>() == 16);
     assert!(size_of::<Tuple>() == 36);
     assert!(offset_of!(Tuple, pod) == 16);
     assert!(offset_of!(Tuple, kubelet_port) == 32);
     assert!(offset_of!(Tuple, pod_port) == 34);
     assert!(size_of::<Probe>() == 16);
     assert!(offset_of!(Probe, closed) == 8);
+    assert!(offset_of!(Probe, pod) == 12);
     assert!(size_of::<Meta>() == 24);
     assert!(offset_of!(Meta, abi_version) == 8);
     assert!(offset_of!(Meta, pods_level) == 12);
@@ -271,6 +314,8 @@ mod user {
     unsafe impl aya::Pod for Destination {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Client {}
+    // SAFETY: as for `Pod`.
+    unsafe impl aya::Pod for Usage {}
     // SAFETY: as for `Pod`.
     unsafe impl aya::Pod for Tuple {}
     // SAFETY: as for `Pod`.

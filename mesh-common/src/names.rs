@@ -11,9 +11,11 @@ pub const CONNECT6: &str = "isthmus_conn6";
 pub const PEERNAME4: &str = "isthmus_peer4";
 /// cgroup/getpeername6: the same for IPv6 and v4-mapped sockets.
 pub const PEERNAME6: &str = "isthmus_peer6";
-/// sock_ops on the pods cgroup: publishes original destinations by source.
+/// sock_ops on the pods cgroup: publishes original destinations, and stores the client of
+/// each connection that an application accepts.
 pub const SOCK_OPS: &str = "isthmus_sockops";
-/// sock_ops on the agent's cgroup: publishes clients by source.
+/// sock_ops on the agent's cgroup: publishes clients, and stores the original destination of
+/// each connection that the agent accepts.
 pub const CLIENT_OPS: &str = "isthmus_clients";
 /// sock_ops on the kubelet's cgroup: writes down the tuples of its connections.
 pub const KUBELET_OPS: &str = "isthmus_kubelet";
@@ -32,20 +34,30 @@ pub const DEVICE_EGRESS: &str = "isthmus_dev_out";
 pub const PODS: &str = "isthmus_pods";
 /// Hash: cgroup id → [`crate::maps::Cgroup`].
 pub const CGROUPS: &str = "isthmus_cgroups";
-/// LRU hash: source [`crate::maps::Endpoint`] → [`crate::maps::Destination`].
+/// Hash: [`crate::maps::Endpoint`] of a redirected connection whose handshake is under way
+/// → [`crate::maps::Destination`].
 pub const DESTINATIONS: &str = "isthmus_dests";
 /// Socket storage of the pods' sockets: [`crate::maps::Destination`].
 pub const ORIGINAL: &str = "isthmus_orig";
 /// Socket storage of the agent's sockets: [`crate::maps::Client`].
 pub const CLIENT_OF: &str = "isthmus_client";
-/// LRU hash: source [`crate::maps::Endpoint`] → [`crate::maps::Client`].
+/// Hash: [`crate::maps::Endpoint`] of a connection of the agent to an application whose
+/// handshake is under way → [`crate::maps::Client`].
 pub const CLIENTS: &str = "isthmus_realip";
+/// Socket storage of the connections that the agent has accepted:
+/// [`crate::maps::Destination`].
+pub const ACCEPTED: &str = "isthmus_accept";
+/// Socket storage of the connections that applications have accepted from the agent:
+/// [`crate::maps::Client`].
+pub const PEERS: &str = "isthmus_peer";
+/// Hash: netns cookie → [`crate::maps::Usage`].
+pub const USAGE: &str = "isthmus_usage";
 /// Sockhash: own [`crate::ip::Ip`] → the agent's listener in that pod.
 pub const LISTENERS: &str = "isthmus_listen";
 /// Socket storage of the agent's sockets, inherited by those that they accept: u32.
 /// Only who holds the map can write it, so that it says whose a socket is.
 pub const AGENT_SOCKETS: &str = "isthmus_agent";
-/// LRU hash: [`crate::maps::Tuple`] → [`crate::maps::Probe`].
+/// Hash: [`crate::maps::Tuple`] → [`crate::maps::Probe`].
 pub const PROBES: &str = "isthmus_probes";
 /// Array: number of a pod → [`crate::maps::Device`].
 pub const DEVICES: &str = "isthmus_devices";
@@ -63,13 +75,16 @@ pub const META: &str = "isthmus_meta";
 /// Every map that is pinned, and so outlives the agent. The ring of events is
 /// not: two agents that overlap in an upgrade would read it from under each
 /// other.
-pub const PINNED_MAPS: [&str; 14] = [
+pub const PINNED_MAPS: [&str; 17] = [
     PODS,
     CGROUPS,
     DESTINATIONS,
     ORIGINAL,
     CLIENT_OF,
     CLIENTS,
+    ACCEPTED,
+    PEERS,
+    USAGE,
     LISTENERS,
     AGENT_SOCKETS,
     PROBES,

@@ -105,7 +105,8 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
                 cgroup_id: pod.cgroup_id,
                 ip,
                 port,
-                reserved: [0; 6],
+                reserved: [0; 2],
+                sequence: 0,
             };
             if !remember(sk, wanted) {
                 report::count(Counter::RefusedNoMemory);

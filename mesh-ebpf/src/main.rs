@@ -4,6 +4,11 @@
 //! and hands over to its module; the decisions are `mesh_common`'s.
 #![no_std]
 #![no_main]
+#![allow(
+    internal_features,
+    reason = "the BPF target has no atomic types, and the counts per pod need an atomic add"
+)]
+#![feature(core_intrinsics)]
 
 mod connect;
 mod device;
@@ -49,13 +54,13 @@ pub fn isthmus_peer6(ctx: SockAddrContext) -> i32 {
 /// Pods cgroup, TCP events.
 #[sock_ops]
 pub fn isthmus_sockops(ctx: SockOpsContext) -> u32 {
-    sockops::pod_connects(&ctx)
+    sockops::pod_event(&ctx)
 }
 
 /// The agent's own cgroup, TCP events.
 #[sock_ops]
 pub fn isthmus_clients(ctx: SockOpsContext) -> u32 {
-    sockops::agent_connects(&ctx)
+    sockops::agent_event(&ctx)
 }
 
 /// The kubelet's cgroup, TCP events.

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_SOCKHASH};
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_sock};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
@@ -14,8 +14,12 @@ use mesh_common::ip::Ip;
 use mesh_common::maps::{
     Cgroup, Client, Destination, Device, EVENTS_BYTES, Endpoint, EventBudget, Forwarded,
     MAX_CLIENTS, MAX_DESTINATIONS, MAX_DEVICES, MAX_LISTENERS, MAX_PODS, MAX_PROBES, Meta, Pod,
-    Probe, Tuple,
+    Probe, Tuple, Usage,
 };
+
+/// Memory for an entry is allocated when it is inserted. The size of such a map bounds it and
+/// costs 16 bytes an entry; what the entries take depends on how many there are.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Netns cookie → pod.
 #[btf_map(name = "isthmus_pods")]
@@ -25,9 +29,14 @@ pub static PODS: HashMap<u64, Pod, MAX_PODS> = HashMap::new();
 #[btf_map(name = "isthmus_cgroups")]
 pub static CGROUPS: HashMap<u64, Cgroup, MAX_PODS> = HashMap::new();
 
-/// Source of a redirected connection → where it wanted to go.
+/// Redirected connection whose handshake is under way → its original destination.
 #[btf_map(name = "isthmus_dests")]
-pub static DESTINATIONS: LruHashMap<Endpoint, Destination, MAX_DESTINATIONS> = LruHashMap::new();
+pub static DESTINATIONS: HashMap<Endpoint, Destination, MAX_DESTINATIONS, ON_DEMAND> =
+    HashMap::new();
+
+/// Socket that the agent has accepted → original destination of the connection.
+#[btf_map(name = "isthmus_accept")]
+pub static ACCEPTED: SkStorage<Destination> = SkStorage::new();
 
 /// Socket of a pod → where it wanted to go.
 #[btf_map(name = "isthmus_orig")]
@@ -37,9 +46,17 @@ pub static ORIGINAL: SkStorage<Destination> = SkStorage::new();
 #[btf_map(name = "isthmus_client")]
 pub static CLIENT_OF: SkStorage<Client> = SkStorage::new();
 
-/// Source of a connection of the agent to an application → its client.
+/// Connection of the agent to an application whose handshake is under way → its client.
 #[btf_map(name = "isthmus_realip")]
-pub static CLIENTS: LruHashMap<Endpoint, Client, MAX_CLIENTS> = LruHashMap::new();
+pub static CLIENTS: HashMap<Endpoint, Client, MAX_CLIENTS, ON_DEMAND> = HashMap::new();
+
+/// Socket that an application has accepted from the agent → the connection's client.
+#[btf_map(name = "isthmus_peer")]
+pub static PEERS: SkStorage<Client> = SkStorage::new();
+
+/// Netns cookie → how many entries the pod has in the two maps of handshakes.
+#[btf_map(name = "isthmus_usage")]
+pub static USAGE: HashMap<u64, Usage, { 2 * MAX_PODS }, ON_DEMAND> = HashMap::new();
 
 /// A pod's own address → the agent's listener in that pod.
 #[btf_map(name = "isthmus_listen")]
@@ -51,7 +68,7 @@ pub static AGENT_SOCKETS: AgentSockets = AgentSockets::new();
 
 /// Connection that the kubelet has opened → when, and whether it closed it.
 #[btf_map(name = "isthmus_probes")]
-pub static PROBES: LruHashMap<Tuple, Probe, MAX_PROBES> = LruHashMap::new();
+pub static PROBES: HashMap<Tuple, Probe, MAX_PROBES, ON_DEMAND> = HashMap::new();
 
 /// Number of a pod → the pod, as its devices' programs see it.
 #[btf_map(name = "isthmus_devices")]

@@ -3,13 +3,14 @@
 //! of the agent (inbound). `accept()`'s address comes from the same hook.
 
 use crate::connect::{port_of, user_ip6, write_user_ip6};
-use crate::maps::{AGENT_SOCKETS, CLIENTS, ORIGINAL};
+use crate::maps::{CLIENTS, ORIGINAL, PEERS, storage_ptr};
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::programs::SockAddrContext;
+use core::ptr;
 use mesh_common::connect::is_captured;
 use mesh_common::ip::Ip;
-use mesh_common::maps::Endpoint;
+use mesh_common::maps::{CLIENT_BY_TUPLE, Client, Endpoint};
 
 /// The only answer that the kernel takes from these hooks.
 const ALLOW: i32 = 1;
@@ -63,17 +64,24 @@ fn shown(ctx: &SockAddrContext, peer: Ip) -> Option<(Ip, u16)> {
         // SAFETY: not null, and it lives as long as the socket.
         return unsafe { Some(((*original).ip, (*original).port)) };
     }
-    // SAFETY: `addr` is the program's context.
-    let (netns_cookie, port) = unsafe { (bpf_get_netns_cookie(addr.cast()), port_of(addr)) };
-    // SAFETY: an entry is written once, before the connection exists. Were it
-    // evicted and its memory reused while it is read, a wrong address would be
-    // shown; nothing decides by it.
-    let client = unsafe { CLIENTS.get(Endpoint::new(netns_cookie, peer, port)) }?;
-    // An agent in the pods cgroup is to see who really connected: another
-    // connection from the same port may be the agent's own, with a client.
-    // SAFETY: `addr` is the program's context, and its socket is never null.
-    if unsafe { AGENT_SOCKETS.contains((*addr).__bindgen_anon_1.sk) } {
-        return None;
+    // SAFETY: `addr` is the program's context, and its socket is never null; nothing is
+    // created.
+    let peer_of = unsafe {
+        let sk = (*addr).__bindgen_anon_1.sk;
+        bpf_sk_storage_get(storage_ptr(&PEERS), sk.cast(), ptr::null_mut(), 0).cast::<Client>()
+    };
+    if !peer_of.is_null() {
+        // SAFETY: not null, and it lives as long as the socket.
+        return unsafe { Some(((*peer_of).ip, (*peer_of).port)) };
     }
-    Some((client.ip, client.port))
+    // SAFETY: `addr` is the program's context.
+    let (netns_cookie, port, own_port) = unsafe {
+        let sk = (*addr).__bindgen_anon_1.sk;
+        let own_port = (&raw const (*sk).src_port).read_volatile() as u16;
+        (bpf_get_netns_cookie(addr.cast()), port_of(addr), own_port)
+    };
+    // SAFETY: an entry is removed when the connection has ended. Were its memory reused
+    // while it is read, a wrong address would be shown; nothing decides by it.
+    let client = unsafe { CLIENTS.get(Endpoint::new(netns_cookie, peer, port, own_port)) }?;
+    (client.state == CLIENT_BY_TUPLE).then_some((client.ip, client.port))
 }

@@ -1,19 +1,19 @@
 //! The kubelet's probes. sock_ops on the kubelet's cgroup writes the tuple of
-//! each connection down before its SYN leaves, and marks it when the kubelet's
-//! socket is closed; sk_lookup and the guard ask for it. What is trusted is the
-//! socket's cgroup, which the kernel attests, and no address.
+//! each connection down before its SYN leaves; sk_lookup and the guard ask for
+//! it. What is trusted is the socket's cgroup, which the kernel attests, and no
+//! address. The entry is removed when both ends are closed: sock_ops on the pods
+//! cgroup marks the pod's end. It opens nothing once the kubelet's end is closed.
 
 use crate::maps::PROBES;
-use crate::sockops::{AF_INET, DONE, local};
+use crate::sockops::{DONE, local, remote};
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
-    bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::ip::Ip;
-use mesh_common::maps::{Probe, Tuple};
-use mesh_common::probe::may_open;
+use mesh_common::maps::{PROBE_ACCEPTED, PROBE_ENDED, PROBE_OPENING, Probe, Tuple};
+use mesh_common::probe::{may_open, outlives_kubelet, outlives_pod};
 
 /// A TCP event of one of the kubelet's sockets.
 #[inline(always)]
@@ -38,20 +38,60 @@ fn opens(ctx: &SockOpsContext) {
         // SAFETY: the helper takes nothing and returns a number.
         at_ns: unsafe { bpf_ktime_get_ns() },
         closed: 0,
-        reserved: 0,
+        pod: PROBE_OPENING,
     };
     // Where there is no room, the connection is one as any other.
-    let _full = PROBES.insert(tuple(ctx.ops), probe, 0);
+    let _full = PROBES.insert(tuple(local(ctx.ops), remote(ctx.ops)), probe, 0);
 }
 
-/// The entry stays, for the packets with which the pod's end closes too.
+/// Where the pod's end is open, the entry stays for the packets with which it closes too.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
-    if let Some(probe) = PROBES.get_ptr_mut(tuple(ctx.ops)) {
-        // SAFETY: not null, and the map's element stays allocated while the
-        // program runs. Recycled meanwhile, it closes another's connection to
-        // packets that open it: the probe is tried again.
-        unsafe { (&raw mut (*probe).closed).write_volatile(1) };
+    let tuple = tuple(local(ctx.ops), remote(ctx.ops));
+    let Some(probe) = PROBES.get_ptr_mut(tuple) else {
+        return;
+    };
+    // SAFETY: not null, and the map's element stays allocated while the program
+    // runs. Recycled meanwhile, it closes another's connection to packets that
+    // open it: the probe is tried again.
+    unsafe {
+        if outlives_kubelet(&*probe) {
+            (&raw mut (*probe).closed).write_volatile(1);
+        } else {
+            let _absent = PROBES.remove(tuple);
+        }
+    }
+}
+
+/// A pod's application has accepted a connection of the kubelet, perhaps.
+#[inline(always)]
+pub fn pod_accepts(ctx: &SockOpsContext, kubelet: (Ip, u16), pod: (Ip, u16)) {
+    let Some(probe) = PROBES.get_ptr_mut(tuple(kubelet, pod)) else {
+        return;
+    };
+    // Without a report of its end the entry would stay: the connection may then be
+    // closed by the kubelet's end alone.
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    if ctx.set_cb_flags(flags as i32).is_ok() {
+        // SAFETY: as in `closed`.
+        unsafe { (&raw mut (*probe).pod).write_volatile(PROBE_ACCEPTED) };
+    }
+}
+
+/// A socket of a pod that accepted a connection of the kubelet is closed.
+#[inline(always)]
+pub fn pod_closes(kubelet: (Ip, u16), pod: (Ip, u16)) {
+    let tuple = tuple(kubelet, pod);
+    let Some(probe) = PROBES.get_ptr_mut(tuple) else {
+        return;
+    };
+    // SAFETY: as in `closed`.
+    unsafe {
+        if outlives_pod(&*probe) {
+            (&raw mut (*probe).pod).write_volatile(PROBE_ENDED);
+        } else {
+            let _absent = PROBES.remove(tuple);
+        }
     }
 }
 
@@ -72,25 +112,9 @@ pub fn is_known(tuple: Tuple) -> bool {
     unsafe { PROBES.get(tuple) }.is_some()
 }
 
+/// The connection between these ends.
 #[inline(always)]
-fn tuple(ops: *const bpf_sock_ops) -> Tuple {
-    let (kubelet, kubelet_port) = local(ops);
-    // SAFETY: `ops` is the program's context. Word by word and volatile, since
-    // the verifier refuses merged accesses.
-    let (pod, pod_port) = unsafe {
-        let ip = if (*ops).family == AF_INET {
-            Ip::from_v4_word((*ops).remote_ip4)
-        } else {
-            Ip::from_words([
-                (&raw const (*ops).remote_ip6[0]).read_volatile(),
-                (&raw const (*ops).remote_ip6[1]).read_volatile(),
-                (&raw const (*ops).remote_ip6[2]).read_volatile(),
-                (&raw const (*ops).remote_ip6[3]).read_volatile(),
-            ])
-        };
-        // In network order, in the upper half of a little-endian word.
-        (ip, u32::from_be((*ops).remote_port) as u16)
-    };
+fn tuple((kubelet, kubelet_port): (Ip, u16), (pod, pod_port): (Ip, u16)) -> Tuple {
     Tuple {
         kubelet,
         pod,

@@ -64,7 +64,7 @@ pub(super) struct Auditor {
     node: String,
     fleet: Arc<Fleet>,
     shared: Arc<Shared>,
-    /// Its own, so that listing sockets keeps no connection waiting for one.
+    /// Not the one that opens sockets for connections, which would wait for a listing.
     thread: NetnsThread,
     sockets: Sockets,
     /// Pods of the API that the last run missed. One that comes has its first moments
@@ -184,6 +184,9 @@ impl Auditor {
         drop(leave);
         // Shown with the problems: pods are covered without probes too.
         let _known = kernel.tend_kubelet();
+        if let Err(error) = kernel.sweep_handshakes() {
+            tracing::warn!(%error, "entries of connections that ended stay in the kernel's maps");
+        }
         let mut leave = Leave::new(kernel);
         let mut examined = Vec::with_capacity(pods.len());
         for (uid, pod) in pods {

@@ -20,7 +20,7 @@ use super::statuses::Facts;
 use crate::config::{Loaded, PolicyVersion, Problem};
 use crate::intercept::KubeletError;
 use crate::model::{Severity, Workload, World};
-use crate::netns::NetnsThread;
+use crate::netns::NetnsThreads;
 use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
@@ -56,13 +56,13 @@ impl Fleet {
     pub(super) fn new(
         shared: Arc<Shared>,
         workers: Workers,
-        thread: NetnsThread,
+        threads: NetnsThreads,
         identities: Arc<Identities>,
         options: &Options,
     ) -> Self {
         let enroller = Enroller {
             interceptor: Arc::clone(&shared.interceptor),
-            thread,
+            threads,
             pods_cgroup: options.pods_cgroup.clone(),
             claims: Claims::default(),
         };

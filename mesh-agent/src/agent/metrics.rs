@@ -10,7 +10,7 @@ mod identity;
 
 use super::authority::Identities;
 use super::fleet::Fleet;
-use crate::intercept::Interceptor;
+use crate::intercept::{Fill, Interceptor};
 use crate::observe::{Registry, Sample};
 
 /// The guard's counters, with the values of the metric's labels.
@@ -67,6 +67,27 @@ pub(super) fn register(
             };
             others.map(sample).collect()
         },
+    );
+    let gauge = |name, help, value: fn(&Fill) -> usize| {
+        let kernel = Arc::downgrade(interceptor);
+        registry.gauge_at_scrape(name, help, move || {
+            let filled = kernel.upgrade().and_then(|kernel| kernel.handshakes().ok());
+            let sample = |fill: Fill| Sample {
+                labels: vec![("map", fill.map.to_owned())],
+                value: value(&fill) as f64,
+            };
+            filled.into_iter().flatten().map(sample).collect()
+        });
+    };
+    gauge(
+        "isthmus_kernel_map_entries",
+        "Connections under way that the kernel programs keep in a map",
+        |fill| fill.entries,
+    );
+    gauge(
+        "isthmus_kernel_map_capacity",
+        "Connections under way that fit into a map of the kernel programs",
+        |fill| fill.capacity,
     );
     let fleet = Arc::downgrade(fleet);
     registry.counter_at_scrape(

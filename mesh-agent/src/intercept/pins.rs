@@ -22,6 +22,8 @@ pub(super) struct Maps {
     pub(super) destinations: OwnedFd,
     pub(super) client_of: OwnedFd,
     pub(super) clients: OwnedFd,
+    pub(super) accepted: OwnedFd,
+    pub(super) usage: OwnedFd,
     pub(super) listeners: OwnedFd,
     pub(super) agent_sockets: OwnedFd,
     pub(super) probes: OwnedFd,
@@ -30,6 +32,7 @@ pub(super) struct Maps {
     pub(super) counters: OwnedFd,
     pub(super) meta: OwnedFd,
     original: OwnedFd,
+    peers: OwnedFd,
     budget: OwnedFd,
 }
 
@@ -48,6 +51,8 @@ impl Maps {
             destinations: open(names::DESTINATIONS)?,
             client_of: open(names::CLIENT_OF)?,
             clients: open(names::CLIENTS)?,
+            accepted: open(names::ACCEPTED)?,
+            usage: open(names::USAGE)?,
             listeners: open(names::LISTENERS)?,
             agent_sockets: open(names::AGENT_SOCKETS)?,
             probes: open(names::PROBES)?,
@@ -56,6 +61,7 @@ impl Maps {
             counters: open(names::COUNTERS)?,
             meta: open(names::META)?,
             original: open(names::ORIGINAL)?,
+            peers: open(names::PEERS)?,
             budget: open(names::EVENT_BUDGET)?,
         })
     }
@@ -69,6 +75,9 @@ impl Maps {
             (names::ORIGINAL, self.original.as_fd()),
             (names::CLIENT_OF, self.client_of.as_fd()),
             (names::CLIENTS, self.clients.as_fd()),
+            (names::ACCEPTED, self.accepted.as_fd()),
+            (names::PEERS, self.peers.as_fd()),
+            (names::USAGE, self.usage.as_fd()),
             (names::LISTENERS, self.listeners.as_fd()),
             (names::AGENT_SOCKETS, self.agent_sockets.as_fd()),
             (names::PROBES, self.probes.as_fd()),

@@ -14,7 +14,7 @@ mod elements;
 mod links;
 mod sockets;
 
-pub(super) use elements::{delete, keys, lookup, lookup_per_cpu, take, update};
+pub(super) use elements::{delete, keys, lookup, lookup_per_cpu, update};
 pub(super) use links::{effective, link_create, link_detach, link_info, link_update};
 pub(super) use sockets::{Listener, inode, listener};
 
@@ -30,7 +30,6 @@ mod command {
     pub(super) const PROG_GET_FD_BY_ID: u32 = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: u32 = 15;
     pub(super) const PROG_QUERY: u32 = 16;
-    pub(super) const MAP_LOOKUP_AND_DELETE_ELEM: u32 = 21;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
     pub(super) const LINK_DETACH: u32 = 34;
@@ -231,6 +230,17 @@ fn load(prog_type: u32, attach: AttachType, instructions: &[u64]) -> io::Result<
         attach_type: attach as u32,
     };
     bpf_fd(command::PROG_LOAD, &attr)
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the programs' `bpf_ktime_get_ns`.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is written by the call; this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn raw(fd: BorrowedFd<'_>) -> u32 {

@@ -197,4 +197,33 @@ mod tests {
         assert_eq!(shelf.lock().len(), 0);
         assert_eq!(shelf.batch.load(Ordering::Relaxed), 8);
     }
+
+    /// A listing of sockets that takes long keeps no dial waiting for a socket.
+    #[tokio::test]
+    #[ignore = "needs root: cargo xtask test"]
+    async fn take_is_answered_while_sockets_are_listed() {
+        let threads = super::super::NetnsThreads::start().unwrap();
+        let own = std::fs::File::open("/proc/self/ns/net").unwrap();
+        let netns = Netns {
+            file: OwnedFd::from(own.try_clone().unwrap()),
+            cookie: crate::intercept::NetnsCookie(1),
+            inode: 0,
+        };
+        let stash = SocketStash::new(Arc::new(netns), threads.open.clone());
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let (end, until_end) = std::sync::mpsc::channel::<()>();
+        let listing = async {
+            let listing = move || {
+                started.send(()).unwrap();
+                until_end.recv().unwrap();
+            };
+            threads.sockets.run(own.as_fd(), listing).await.unwrap();
+        };
+        let dialling = async {
+            has_started.await.unwrap();
+            stash.take(Family::V4).await.unwrap();
+            end.send(()).unwrap();
+        };
+        tokio::join!(listing, dialling);
+    }
 }

@@ -1,4 +1,4 @@
-//! The one thread that enters pods' network namespaces, and the queue to it.
+//! The threads that enter pods' network namespaces, and the queues to them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +10,30 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// The agent's namespace threads, by the work that they do. A dump of the machine's
+/// connection table takes as long as the table is large, so it has a thread of its own: no
+/// connection waits behind it for a socket.
+#[derive(Clone, Debug)]
+pub struct NetnsThreads {
+    /// Opens listeners and sockets, microseconds each.
+    pub open: NetnsThread,
+    /// Lists sockets and resets them (sock_diag(7)).
+    pub sockets: NetnsThread,
+}
+
+impl NetnsThreads {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// As [`NetnsThread::start`].
+    pub fn start() -> io::Result<Self> {
+        Ok(Self {
+            open: NetnsThread::start()?,
+            sockets: NetnsThread::start()?,
+        })
+    }
+}
 
 /// A handle to the thread that enters network namespaces. Cheap to clone; the
 /// thread ends with the last handle.

@@ -162,6 +162,9 @@ reasons! {
     AppUnreachable, "APP_UNREACHABLE", Connect,
         "The agent could not connect to the application in its own pod.",
         "see the detail; the pod's namespace may be going away";
+    ClientUnpublished, "CLIENT_UNPUBLISHED", Connect,
+        "The application would have seen the agent as its client: the kernel programs could not publish the client's address.",
+        "see the kernel event unpublished_client: the node lacks memory, or the application accepts too few of the pod's connections";
     // By the kernel programs, where no worker sees the connection.
     ForwardedRefused, "FORWARDED_REFUSED", Deny,
         "The pod is STRICT, and the connection is one that it forwards: a virtual machine, NAT or a container behind the pod has no identity.",

@@ -16,6 +16,7 @@ use crate::addr::{ClientAddr, HBONE_PORT, canonical};
 use crate::identity::CredentialError;
 use crate::netns::Family;
 use crate::policy::{InboundPermit, PlainPermit, TunnelPermit};
+use crate::relay;
 use crate::tls::{self, HandshakeFailure, Secured};
 
 /// How long a TCP connection onward may take to establish. ztunnel's value too
@@ -41,6 +42,13 @@ pub(super) enum DialError {
     /// The network has no way there.
     #[error("{to} cannot be reached: {cause}")]
     Unreachable { to: SocketAddr, cause: io::Error },
+    /// The application would see the agent as its client.
+    #[error(
+        "the application at {to} would not see its client {}: the kernel programs could not \
+         publish it",
+        client.0
+    )]
+    ClientUnpublished { to: SocketAddr, client: ClientAddr },
     /// The agent could not make a socket in the pod.
     #[error("no socket could be opened in the pod's network namespace: {0}")]
     NoSocket(io::Error),
@@ -110,6 +118,10 @@ async fn within_pod(
     let local = stream.local_addr().map_err(DialError::NoSocket)?;
     if canonical(local) == to {
         return Err(DialError::Refused { to });
+    }
+    if !shared.interceptor.is_client_published(stream.as_fd()) {
+        relay::reset(stream);
+        return Err(DialError::ClientUnpublished { to, client });
     }
     Ok(stream)
 }

@@ -155,6 +155,7 @@ impl From<DialError> for Failure {
             DialError::Refused { .. } => Reason::UpstreamRefused,
             DialError::TimedOut { .. } => Reason::UpstreamTimeout,
             DialError::Unreachable { .. } => Reason::UpstreamUnreachable,
+            DialError::ClientUnpublished { .. } => Reason::ClientUnpublished,
             DialError::NoSocket(cause) if out_of_descriptors(cause) => Reason::FdLimit,
             DialError::NoSocket(_) => Reason::UpstreamUnreachable,
         };

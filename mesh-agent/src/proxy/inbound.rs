@@ -268,6 +268,7 @@ fn client(request: &ConnectRequest, peer: SocketAddr) -> ClientAddr {
 pub(super) fn app_failure(error: DialError) -> Failure {
     let reason = match error {
         DialError::Refused { .. } => Reason::AppRefused,
+        DialError::ClientUnpublished { .. } => Reason::ClientUnpublished,
         _ => Reason::AppUnreachable,
     };
     Failure::failed(reason, error)

@@ -2,6 +2,7 @@
 //! kernel recorded to the last byte.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +35,7 @@ enum Upstream {
 /// Serves one connection of the pod's application.
 pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, source: SocketAddr) {
     let shared = &worker.shared;
-    let recorded = shared
-        .interceptor
-        .take_original_destination(pod.netns().cookie(), source);
+    let recorded = shared.interceptor.original_destination(app.as_fd());
     let Some((destination, _cgroup)) = recorded else {
         // Never a guess: whoever dialled the listener itself is turned away.
         let listener = SocketAddr::new(source.ip(), pod.port());

@@ -33,9 +33,7 @@ fn inbound_reaches_the_agent_on_every_port_of_every_address() {
         accepted.read_exact(&mut text).unwrap();
         assert_eq!(canonical(accepted.local_addr().unwrap()), addr(pod, port));
         assert_eq!(canonical(peer).ip(), addr(client, 0).ip());
-        let stolen = bed
-            .interceptor()
-            .take_original_destination(bed.cookie, canonical(peer));
+        let stolen = bed.interceptor().original_destination(accepted.as_fd());
         assert_eq!(
             stolen, None,
             "an inbound connection has no original destination"
@@ -75,6 +73,7 @@ fn the_application_sees_the_client_that_the_agent_names() {
                 .unwrap();
             let to = SockaddrStorage::from(addr(own, port));
             nix::sys::socket::connect(fd.as_raw_fd(), &to).unwrap();
+            assert!(interceptor.is_client_published(fd.as_fd()));
             let mut stream = TcpStream::from(fd);
             let local = stream.local_addr().unwrap();
             stream.write_all(b"x").unwrap();
@@ -86,6 +85,5 @@ fn the_application_sees_the_client_that_the_agent_names() {
             addr(own, 0).ip(),
             "the agent dials from the pod's own address"
         );
-        interceptor.forget_client(bed.cookie, local);
     }
 }

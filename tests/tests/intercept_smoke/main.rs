@@ -8,6 +8,7 @@
 
 mod bed;
 mod guard;
+mod handshakes;
 mod inbound;
 mod kubelet;
 mod netlink;

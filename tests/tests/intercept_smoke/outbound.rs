@@ -2,7 +2,7 @@
 
 use std::io::{Error, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use mesh_common::counters::Counter;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
@@ -86,7 +86,7 @@ fn fast_open(fd: &OwnedFd, to: &SockaddrStorage) -> Result<(), Error> {
     Ok(())
 }
 
-fn set(fd: &OwnedFd, level: i32, option: i32, value: &[u8]) {
+pub(crate) fn set(fd: &impl AsRawFd, level: i32, option: i32, value: &[u8]) {
     // SAFETY: the value is as long as said.
     let result = unsafe {
         libc::setsockopt(
@@ -102,18 +102,11 @@ fn set(fd: &OwnedFd, level: i32, option: i32, value: &[u8]) {
 
 /// Accepts a connection on the agent's listener and checks what is known of it.
 fn expect(bed: &Bed, wanted: SocketAddr) -> TcpStream {
-    let (stream, peer) = bed.listener().accept().unwrap();
-    let peer = mesh_agent::addr::canonical(peer);
-    let found = bed
-        .interceptor()
-        .take_original_destination(bed.cookie, peer);
+    let (stream, _) = bed.listener().accept().unwrap();
+    let found = bed.interceptor().original_destination(stream.as_fd());
     let (destination, cgroup) = found.expect("a redirected connection has its destination");
     assert_eq!(destination.0, wanted);
     assert_eq!(cgroup, bed.cgroup.id());
-    let again = bed
-        .interceptor()
-        .take_original_destination(bed.cookie, peer);
-    assert_eq!(again, None, "a destination is taken once");
     stream
 }
 

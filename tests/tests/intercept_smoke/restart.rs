@@ -65,11 +65,10 @@ fn without_an_agent_everything_is_refused_and_the_next_one_takes_over() {
     bed.interceptor = Some(interceptor);
     bed.enrol(&[POD_V4, POD_V6], true);
     let app = bed.app(|| kind_of(TcpStream::connect(addr(OUT_V4, port))));
-    let (_, peer) = bed.listener().accept().unwrap();
-    let peer = mesh_agent::addr::canonical(peer);
+    let (accepted, _) = bed.listener().accept().unwrap();
     let found = bed
         .interceptor()
-        .take_original_destination(bed.cookie, peer);
+        .original_destination(std::os::fd::AsFd::as_fd(&accepted));
     assert_eq!(found.unwrap().0.0, addr(OUT_V4, port));
     assert_eq!(app.says(), "connected");
 }

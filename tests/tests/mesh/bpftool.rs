@@ -35,20 +35,23 @@ fn maps_and_programs_read_well() -> Result<()> {
     ensure!(
         types
             == [
+                ("isthmus_accept", "sk_storage"),
                 ("isthmus_agent", "sk_storage"),
                 ("isthmus_budget", "percpu_array"),
                 ("isthmus_cgroups", "hash"),
                 ("isthmus_client", "sk_storage"),
                 ("isthmus_count", "percpu_array"),
-                ("isthmus_dests", "lru_hash"),
+                ("isthmus_dests", "hash"),
                 ("isthmus_devices", "array"),
                 ("isthmus_forward", "array"),
                 ("isthmus_listen", "sockhash"),
                 ("isthmus_meta", "array"),
                 ("isthmus_orig", "sk_storage"),
+                ("isthmus_peer", "sk_storage"),
                 ("isthmus_pods", "hash"),
-                ("isthmus_probes", "lru_hash"),
-                ("isthmus_realip", "lru_hash"),
+                ("isthmus_probes", "hash"),
+                ("isthmus_realip", "hash"),
+                ("isthmus_usage", "hash"),
             ],
         "{types:?}"
     );
@@ -166,7 +169,7 @@ fn links(pair: &Pair, node: &Node) -> Result<Vec<(String, Value)>> {
         .collect()
 }
 
-fn bpftool(pair: &Pair, words: &[&str]) -> Result<Value> {
+pub(crate) fn bpftool(pair: &Pair, words: &[&str]) -> Result<Value> {
     let mut all = vec!["-j"];
     all.extend(words);
     // Wherever it runs: what it shows is the whole machine's.
@@ -185,6 +188,6 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn text(path: &Path) -> Result<String> {
+pub(crate) fn text(path: &Path) -> Result<String> {
     Ok(path.to_str().context("a path in UTF-8")?.to_owned())
 }

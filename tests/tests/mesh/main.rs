@@ -16,6 +16,7 @@ mod capture;
 mod check;
 mod clients;
 mod cni;
+mod connection_state;
 mod demo;
 mod device;
 mod endings;

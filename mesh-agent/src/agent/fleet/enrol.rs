@@ -11,7 +11,7 @@ use crate::config::{Problem, check_local_pod, local_problem};
 use crate::intercept::sockdiag::{self, Bypass};
 use crate::intercept::{Enrolment, Interceptor, NetnsCookie};
 use crate::model::{LocalPod, Workload};
-use crate::netns::{Netns, NetnsThread, prepare_current};
+use crate::netns::{Netns, NetnsThreads, prepare_current};
 use crate::proxy::{Pod, PodParts};
 
 const NETNS: &str = "isthmus.dev/netns";
@@ -20,7 +20,7 @@ const CGROUP: &str = "isthmus.dev/cgroup";
 /// What enrolling needs of the agent.
 pub(super) struct Enroller {
     pub(super) interceptor: Arc<Interceptor>,
-    pub(super) thread: NetnsThread,
+    pub(super) threads: NetnsThreads,
     pub(super) pods_cgroup: PathBuf,
     pub(super) claims: Claims,
 }
@@ -77,7 +77,7 @@ impl Enroller {
         let Some(local) = workload.local.clone() else {
             return Err(refused(found));
         };
-        let netns = Netns::open(&local.netns, &self.thread)
+        let netns = Netns::open(&local.netns, &self.threads.open)
             .await
             .map_err(|error| refused(vec![problem(&workload, NETNS, &error)]))?;
         if let Err(owner) = self.claims.claim(netns.cookie(), &workload.uid) {
@@ -102,7 +102,7 @@ impl Enroller {
         strict: bool,
     ) -> Result<Arc<Pod>, Vec<Problem>> {
         let netns_problem = |error: io::Error| vec![problem(workload, NETNS, &error)];
-        let prepared = self.thread.run(netns.as_fd(), prepare_current).await;
+        let prepared = self.threads.open.run(netns.as_fd(), prepare_current).await;
         let prepared = prepared.map_err(io::Error::from).and_then(|done| done);
         let prepared = prepared.map_err(netns_problem)?;
         if let Err(message) = &prepared.tw_reuse {
@@ -131,7 +131,7 @@ impl Enroller {
             listener,
             port,
         };
-        Ok(Pod::new(parts, self.thread.clone()))
+        Ok(Pod::new(parts, self.threads.open.clone()))
     }
 
     /// Resets what the pod holds open in plaintext, probes apart, and says what it was.
@@ -146,7 +146,8 @@ impl Enroller {
             let probe = |it: &Bypass| kernel.is_probe(it.remote, it.local);
             sockdiag::destroy_unless(&local.cgroup, &addresses, probe)
         };
-        self.thread.run(pod.netns().as_fd(), reset).await?
+        let sockets = &self.threads.sockets;
+        sockets.run(pod.netns().as_fd(), reset).await?
     }
 }
 

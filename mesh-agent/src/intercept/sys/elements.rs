@@ -1,5 +1,4 @@
-//! Elements of maps: read, written and removed without an allocation, and taken
-//! in one step.
+//! Elements of maps: read, written and removed without an allocation.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,21 +23,9 @@ pub(in crate::intercept) fn lookup<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     key: &K,
 ) -> io::Result<Option<V>> {
-    read(command::MAP_LOOKUP_ELEM, map, key)
-}
-
-/// Reads and removes the value under `key` in one step, for hash maps.
-pub(in crate::intercept) fn take<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    key: &K,
-) -> io::Result<Option<V>> {
-    read(command::MAP_LOOKUP_AND_DELETE_ELEM, map, key)
-}
-
-fn read<K: Pod, V: Pod>(command: u32, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::zeroed();
     let attr = elem(map, key, value.as_mut_ptr().addr() as u64, 0);
-    match bpf(command, &attr) {
+    match bpf(command::MAP_LOOKUP_ELEM, &attr) {
         // SAFETY: zeroed above and perhaps written by the kernel; `Pod` types
         // are valid for every bit pattern.
         Ok(_) => Ok(Some(unsafe { value.assume_init() })),
@@ -99,7 +86,7 @@ pub(in crate::intercept) fn keys<K: Pod>(map: BorrowedFd<'_>, limit: usize) -> i
             flags: 0,
         };
         match bpf(command::MAP_GET_NEXT_KEY, &attr) {
-            // SAFETY: as in `read`.
+            // SAFETY: as in `lookup`.
             Ok(_) => found.push(unsafe { next.assume_init() }),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
             Err(error) => return Err(error),

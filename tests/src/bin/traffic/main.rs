@@ -3,6 +3,7 @@
 //! Tests run it inside pods. Servers print `ready` when they listen; clients print one JSON
 //! object and succeed also when the connection failed: the object tells.
 
+mod abandon;
 mod bulk;
 mod client;
 mod flood;
@@ -33,6 +34,8 @@ enum Command {
     Connect(Box<client::Options>),
     /// Opens many connections from many threads, and checks where each one arrived
     Flood(flood::Options),
+    /// Opens connections and resets each at once
+    Abandon(abandon::Options),
     /// Sends bytes both ways at once to a `transfer` server, and compares SHA-256
     Transfer(bulk::Options),
     /// Keeps one connection open to an `echo` server, and asks at each SIGUSR1
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => server::run(&options),
         Command::Connect(options) => client::run(&options),
         Command::Flood(options) => flood::run(&options),
+        Command::Abandon(options) => abandon::run(&options),
         Command::Transfer(options) => bulk::run(&options),
         Command::Talk(options) => talk::run(&options),
         Command::Upload(options) => oneway::upload(&options),
