@@ -365,6 +365,7 @@ async fn tend(
     loop {
         tokio::select! {
             loaded = source.changed() => fleet.apply(loaded).await,
+            () = fleet.orphans_changed() => fleet.look_after_orphans(),
             _ = tick.tick() => {
                 if fleet.is_superseded() {
                     tracing::warn!("another agent took the node's pods over: only serving on");

@@ -30,6 +30,7 @@ use crate::addr::{self, ClientAddr, OriginalDst};
 
 mod audit;
 mod cgroup;
+mod close;
 mod counters;
 mod device;
 mod enrol;
@@ -46,7 +47,8 @@ pub mod sockdiag;
 mod sys;
 
 pub use audit::{Fault, Repairs};
-pub use cgroup::cgroup2_mount;
+pub use cgroup::{cgroup2_mount, is_populated};
+pub use close::ClosedPod;
 pub use counters::Counters;
 pub use device::ForwardedTcp;
 pub use error::InterceptError;

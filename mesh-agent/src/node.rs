@@ -11,5 +11,6 @@ pub mod cni;
 mod namespaces;
 mod sandboxes;
 
+pub(crate) use cgroups::is_cgroup_of;
 pub(crate) use sandboxes::by_run;
 pub use sandboxes::{Sandbox, Sandboxes};

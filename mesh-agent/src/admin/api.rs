@@ -282,6 +282,8 @@ pub enum WorkloadState {
     Remote,
     /// The configuration leaves it out of the mesh.
     OutsideMesh,
+    /// Its object is gone and its processes run: it is guarded and closed.
+    Orphaned,
 }
 
 impl WorkloadState {
@@ -296,6 +298,7 @@ impl WorkloadState {
             Self::Draining => "draining",
             Self::Remote => "remote",
             Self::OutsideMesh => "outside-mesh",
+            Self::Orphaned => "orphaned",
         }
     }
 }

@@ -11,6 +11,7 @@
 mod forwarded;
 mod inspect;
 mod ledger;
+mod orphans;
 mod probe;
 mod sockets;
 
@@ -124,6 +125,7 @@ impl Auditor {
             pods: examined,
         };
         self.ledger().record(run);
+        self.orphans();
     }
 
     /// The report of the last run.

@@ -58,7 +58,7 @@ async fn log_all(mut events: KernelEvents, mut refusals: Refusals) {
                 Ok(event) => {
                     let (source, kind) = (event.remote.ip(), event.kind.name());
                     if lines.admit(&event.cgroup_id, source, kind, Instant::now()) {
-                        log(&event);
+                        log(&event, &refusals.fleet);
                     }
                     refusals.record(&event);
                 }
@@ -79,7 +79,7 @@ fn summarize(suppressed: &Suppressed<u64>) {
         last = rfc3339(suppressed.last), "the kernel programs refused or dropped more");
 }
 
-fn log(event: &KernelEvent) {
+fn log(event: &KernelEvent, fleet: &Fleet) {
     let KernelEvent {
         kind,
         netns,
@@ -89,8 +89,10 @@ fn log(event: &KernelEvent) {
         ..
     } = event;
     let local = local.map(|local| local.to_string());
+    let pod = fleet.orphan_at(*netns);
+    let reason = pod.as_ref().map(|_| Reason::PodDeleted.code());
     tracing::warn!(target: "kernel", kind = kind.name(), netns = netns.0, cgroup = cgroup_id,
-        local, %remote, "the kernel programs refused or dropped");
+        local, %remote, pod, reason, "the kernel programs refused or dropped");
 }
 
 /// Writes the access-log lines of connections that the kernel programs refused.

@@ -4,9 +4,11 @@
 mod certify;
 mod enrol;
 mod leave;
+mod leftovers;
 mod mode;
+mod orphans;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,14 +19,16 @@ use super::Options;
 use super::authority::Identities;
 use super::plan::{Plan, plan};
 use super::statuses::Facts;
+use crate::config::inotify::Events;
 use crate::config::{Loaded, PolicyVersion, Problem};
-use crate::intercept::KubeletError;
+use crate::intercept::{self, KubeletError, NetnsCookie};
 use crate::model::{Severity, Workload, World};
 use crate::netns::NetnsThreads;
 use crate::proxy::{self, Pod, Shared, Workers};
 
 use enrol::{Claims, Enroller, Refused};
 pub(super) use mode::is_strict;
+pub(super) use orphans::{Orphan, STATE as ORPHANED};
 
 /// Pods that are enrolled at the same time.
 const AT_ONCE: usize = 16;
@@ -37,6 +41,10 @@ pub(super) struct Fleet {
     identities: Arc<Identities>,
     state: Mutex<State>,
     news: watch::Sender<u64>,
+    /// This node's name.
+    node: Box<str>,
+    /// Of the orphans' cgroups; `None` where the kernel has no inotify instance left.
+    events: Option<Events>,
 }
 
 #[derive(Default)]
@@ -44,6 +52,8 @@ struct State {
     enrolled: HashMap<Arc<str>, Arc<Pod>>,
     /// Pods that should be enrolled and could not be, with the reasons.
     pending: HashMap<Arc<str>, Refused>,
+    /// Pods whose object is gone and whose processes are not.
+    orphans: BTreeMap<NetnsCookie, Orphan>,
     /// Faults of the configuration in force.
     problems: Vec<Problem>,
     /// The policies that it is made of.
@@ -74,6 +84,10 @@ impl Fleet {
             identities,
             state,
             news: watch::Sender::new(0),
+            node: options.node.as_str().into(),
+            events: Events::new()
+                .inspect_err(|error| tracing::warn!(%error, "orphans are looked after by polling"))
+                .ok(),
         }
     }
 
@@ -118,12 +132,16 @@ impl Fleet {
         let cut = proxy::judge_policies(&self.shared);
         let Plan {
             release,
+            orphan,
             describe,
             enrol,
         } = plan(&self.workloads(), &world);
-        let counts = (enrol.len(), release.len(), describe.len());
+        let counts = (enrol.len(), release.len(), describe.len(), orphan.len());
         for uid in release {
-            self.release(&uid).await;
+            self.release(&uid, false).await;
+        }
+        for uid in orphan {
+            self.orphan(&uid).await;
         }
         for workload in describe {
             if let Some(pod) = self.pod(&workload.uid) {
@@ -135,42 +153,55 @@ impl Fleet {
             .retain(|uid, _| enrol.iter().any(|workload| workload.uid == *uid));
         self.release_dead();
         self.enrol(enrol, &world).await;
-        self.release_leftovers(all_found);
+        self.adopt_leftovers(&world, all_found);
         self.tell();
-        let (enrolled, released, described) = counts;
+        let (enrolled, released, described, orphaned) = counts;
         tracing::info!(
             generation = number,
             complete,
             enrolled,
             released,
             described,
+            orphaned,
             connections_cut = cut,
             "configuration in force"
         );
     }
 
-    /// Enrols what could not be before, and lets go of pods whose namespace went away.
+    /// Enrols what could not be before, and lets go of pods of which nothing runs any more.
     pub(super) async fn look_after(&self) {
         let world = Arc::clone(&self.shared.generation.load().world);
+        self.look_after_orphans();
         for (uid, pod) in self.pods() {
             let workload = pod.workload();
-            let there = workload
-                .local
-                .as_ref()
-                .is_some_and(|at| pod.netns().is_at(&at.netns));
-            if !there {
-                tracing::info!(pod = %uid, "the pod's network namespace went away");
-                self.release(&uid).await;
+            let Some(local) = &workload.local else {
+                continue;
+            };
+            // A path that is gone says nothing of the namespace: its processes may hold it.
+            match pod.netns().is_at(&local.netns) {
+                true => {}
+                false if local.netns.exists() => self.leave_other_namespace(&workload).await,
+                false if self.runs(&pod) => {}
+                false => {
+                    tracing::info!(pod = %uid, "the pod's network namespace went away");
+                    self.release(&uid, true).await;
+                }
             }
         }
-        let enrolled = self.workloads();
-        let missing = world
-            .workloads()
-            .filter(|workload| workload.local.is_some() && !enrolled.contains_key(&workload.uid));
-        let missing: Vec<_> = missing.cloned().collect();
+        let missing = plan(&self.workloads(), &world).enrol;
         if !missing.is_empty() {
             self.enrol(missing, &world).await;
         }
+    }
+
+    /// Whether processes are in the pod's cgroup. True while that is not known.
+    fn runs(&self, pod: &Pod) -> bool {
+        let workload = pod.workload();
+        let Some(local) = &workload.local else {
+            return false;
+        };
+        let id = self.shared.interceptor.cgroup_of(pod.netns().cookie());
+        id.is_none_or(|id| intercept::is_populated(&local.cgroup, id) != Some(false))
     }
 
     /// Whether another agent enrols and releases this node's pods from now on.
@@ -216,7 +247,8 @@ impl Fleet {
             .flat_map(|(_, refused)| &refused.problems);
         let probes = self.shared.interceptor.kubelet_error().map(without_probes);
         let all = state.problems.iter().chain(pending).cloned();
-        all.chain(probes).collect()
+        let orphans = state.orphans.values().map(Orphan::problem);
+        all.chain(orphans).chain(probes).collect()
     }
 
     /// What is true of the pods and the configuration, for the writer of statuses.
@@ -282,6 +314,9 @@ impl Fleet {
 
     /// Enrols these pods; one that is enrolled already, anew in its place.
     pub(super) async fn enrol(&self, workloads: Vec<Arc<Workload>>, world: &World) {
+        for workload in &workloads {
+            self.leave_other_namespace(workload).await;
+        }
         let mut waiting = workloads.into_iter();
         let mut running = JoinSet::new();
         // Once one has no certificate in time, the others would wait as long, in vain.
@@ -317,6 +352,7 @@ impl Fleet {
             state.pending.remove(&uid);
             state.enrolled.insert(Arc::clone(&uid), Arc::clone(&pod))
         };
+        self.forget_orphan(pod.netns().cookie());
         if let Some(before) = before {
             // The kernel has the new form already; the old one's connections go on.
             before.release();

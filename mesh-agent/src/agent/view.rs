@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::audit::{Answer, Auditor, partly_covered, pod_faults};
 use super::authority::Identities;
-use super::fleet::{Fleet, is_strict};
+use super::fleet::{Fleet, ORPHANED, Orphan, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
@@ -179,12 +179,13 @@ impl View {
         };
         // A pod that is going away is told by its paths, which say what to do about it.
         let gone = check_local_pod(workload, &self.options.pods_cgroup);
-        if !gone.is_empty() {
-            let problems = gone.iter().map(ToString::to_string).collect();
-            return (WorkloadState::NotEnrolled, problems);
-        }
+        let gone: Vec<String> = gone.iter().map(ToString::to_string).collect();
         let strict = is_strict(world, workload);
         let own = pod_faults(&self.shared.interceptor, pod, strict);
+        // Its processes may hold a namespace whose path is gone: then it is served as before.
+        if !gone.is_empty() && !own.as_ref().is_ok_and(Vec::is_empty) {
+            return (WorkloadState::NotEnrolled, gone);
+        }
         let mut problems: Vec<String> = match (&here.node, &own) {
             (Ok(node), Ok(own)) => {
                 let missing = node.iter().chain(own).filter(|fault| fault.uncovers());
@@ -197,6 +198,7 @@ impl View {
         if !problems.is_empty() {
             return (WorkloadState::NotEnrolled, problems);
         }
+        problems.extend(gone);
         let usable = pod.credential().and_then(|credential| credential.usable());
         match usable {
             Ok(_) => match partly_covered(&self.shared.interceptor, pod, strict) {
@@ -208,6 +210,26 @@ impl View {
                 problems.push(error.to_string());
                 (WorkloadState::Refusing, problems)
             }
+        }
+    }
+
+    /// A pod whose object is gone.
+    fn orphan(&self, orphan: &Orphan) -> WorkloadStatus {
+        let workload = orphan.workload.as_deref();
+        let addresses = workload.map_or(&[][..], |it| &it.addresses);
+        WorkloadStatus {
+            name: orphan.name(),
+            namespace: orphan.namespace().to_owned(),
+            node: self.options.node.clone(),
+            identity: workload.map_or_else(String::new, |it| it.identity.to_string()),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            local: true,
+            meshed: false,
+            state: WorkloadState::Orphaned,
+            mode: None,
+            since_s: Some(orphan.since.elapsed().as_secs()),
+            problems: vec![ORPHANED.to_owned()],
+            certificate_expires_in_s: None,
         }
     }
 
@@ -352,7 +374,10 @@ impl AgentView for View {
                     .map(|credential| identity::seconds_until(credential.info().not_after)),
             }
         };
-        generation.world.workloads().map(status).collect()
+        let orphans = self.fleet.orphans();
+        let orphans = orphans.iter().map(|orphan| self.orphan(orphan));
+        let all = generation.world.workloads().map(status);
+        all.chain(orphans).collect()
     }
 
     fn connections(&self) -> Vec<ConnectionInfo> {

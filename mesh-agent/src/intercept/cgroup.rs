@@ -1,9 +1,10 @@
 //! What is to be known of cgroup v2 directories: their ids, how deep one lies
 //! below another, and which is the agent's own.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -63,6 +64,59 @@ pub(super) fn ids_within(cgroup: &Path) -> io::Result<Vec<u64>> {
         }
     }
     Ok(ids)
+}
+
+/// The directories of those of these cgroups that are at most `depth` levels below `root`, by id.
+pub(super) fn find(root: &Path, ids: &[u64], depth: u32) -> io::Result<HashMap<u64, PathBuf>> {
+    let mut found = HashMap::new();
+    let mut pending = vec![(root.to_owned(), depth)];
+    while let Some((directory, depth)) = pending.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            // Removed since it was listed.
+            Err(error) if is_gone(&error) && directory != root => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            // The inode number of a directory's entry is the cgroup's id.
+            if ids.contains(&entry.ino()) {
+                found.insert(entry.ino(), entry.path());
+            }
+            if depth > 1 {
+                pending.push((entry.path(), depth - 1));
+            }
+        }
+        if found.len() == ids.len() {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether processes are in the cgroup with this id, or below it. `path` is where it was: another
+/// cgroup there, or none, means that it is gone. `None` when that cannot be read.
+pub fn is_populated(path: &Path, id: u64) -> Option<bool> {
+    let there = match fs::metadata(path) {
+        Ok(metadata) => metadata.ino() == id,
+        Err(error) if is_gone(&error) => false,
+        Err(_) => return None,
+    };
+    if !there {
+        return Some(false);
+    }
+    match fs::read_to_string(path.join("cgroup.events")) {
+        Ok(events) => Some(!events.lines().any(|line| line == "populated 0")),
+        Err(error) if is_gone(&error) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Those of `pids` that are in the cgroup itself, as this process' own pid namespace
@@ -327,5 +381,34 @@ mod tests {
     fn what_is_no_cgroup_is_refused() {
         let error = id(Path::new("/proc")).unwrap_err();
         assert!(matches!(error, InterceptError::NotCgroup2(_)), "{error}");
+    }
+
+    #[test]
+    fn find_gives_the_directories_that_have_an_id() {
+        let root = tempfile::tempdir().unwrap();
+        let pod = root.path().join("burstable/pod1");
+        fs::create_dir_all(pod.join("container")).unwrap();
+        let id = |path: &Path| fs::metadata(path).unwrap().ino();
+        let ids = [id(&pod), id(&pod.join("container")), u64::MAX];
+        let found = find(root.path(), &ids, 2).unwrap();
+        assert_eq!(found, HashMap::from([(ids[0], pod)]));
+        assert!(find(&root.path().join("nowhere"), &ids, 2).is_err());
+    }
+
+    #[test]
+    fn is_populated_tells_a_removed_cgroup_from_one_with_processes() {
+        let root = tempfile::tempdir().unwrap();
+        let id = fs::metadata(root.path()).unwrap().ino();
+        for (events, expected) in [
+            ("populated 1\nfrozen 0\n", true),
+            ("populated 0\nfrozen 0\n", false),
+        ] {
+            fs::write(root.path().join("cgroup.events"), events).unwrap();
+            assert_eq!(is_populated(root.path(), id), Some(expected), "{events}");
+        }
+        // Another directory in its place.
+        fs::write(root.path().join("cgroup.events"), "populated 1\n").unwrap();
+        assert_eq!(is_populated(root.path(), id + 1), Some(false));
+        assert_eq!(is_populated(&root.path().join("nowhere"), id), Some(false));
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use mesh_common::ip::Ip;
 use mesh_common::maps::{CGROUP_STRICT, Cgroup, MAX_DEPTH, MAX_PODS, POD_HAS_V4, POD_HAS_V6, Pod};
 
+use super::close::is_closed;
 use super::error::{InterceptError, Tried};
 use super::pods::{self, Index};
 use super::{Enrolment, Interceptor, NetnsCookie, cgroup, ip_of, links, sys};
@@ -132,7 +133,11 @@ impl Interceptor {
     ) -> Result<(), InterceptError> {
         let tried = || format!("release the pod with netns cookie {netns}");
         self.unguard_devices(netns)?;
-        sys::delete(self.maps.cgroups.as_fd(), &cgroup_id).tried(tried)?;
+        // A sandbox that was made again shares the pod's cgroup.
+        let guard = self.guard_entry(cgroup_id)?;
+        if guard.is_some_and(|guard| guard.netns_cookie == netns.0) {
+            sys::delete(self.maps.cgroups.as_fd(), &cgroup_id).tried(tried)?;
+        }
         sys::delete(self.maps.pods.as_fd(), &netns.0).tried(tried)?;
         let held = self.links().lookups.remove(&netns);
         if let Some(link) = held {
@@ -208,14 +213,15 @@ impl Interceptor {
         cgroup_id: u64,
         netns: NetnsCookie,
     ) -> Result<Option<NetnsCookie>, InterceptError> {
-        let entry: Option<Cgroup> = sys::lookup(self.maps.cgroups.as_fd(), &cgroup_id)
-            .tried(|| "read the map of cgroups".to_owned())?;
+        let entry = self.guard_entry(cgroup_id)?;
         let owner = entry.map(|entry| NetnsCookie(entry.netns_cookie));
         let Some(owner) = owner.filter(|owner| *owner != netns) else {
             return Ok(None);
         };
         let pod = self.pod(owner)?;
-        Ok(pod.filter(|pod| pod.cgroup_id == cgroup_id).map(|_| owner))
+        // A closed pod gives its cgroup up to the pod's next sandbox.
+        let pod = pod.filter(|pod| pod.cgroup_id == cgroup_id && !is_closed(pod));
+        Ok(pod.map(|_| owner))
     }
 
     /// The guarded cgroup of a pod that has no entry any more.
@@ -248,7 +254,7 @@ impl Interceptor {
 }
 
 /// The addresses of a pod's entry that no other pod has taken since.
-fn own_addresses(index: &Index, netns: NetnsCookie, pod: &Pod) -> Vec<IpAddr> {
+pub(super) fn own_addresses(index: &Index, netns: NetnsCookie, pod: &Pod) -> Vec<IpAddr> {
     let mut addresses = pods::addresses(pod);
     addresses.retain(|address| index.owner(*address) == Some(netns));
     addresses

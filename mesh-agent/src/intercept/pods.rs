@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 
 use mesh_common::maps::{CGROUP_STRICT, Cgroup, MAX_PODS, POD_HAS_V4, POD_HAS_V6, Pod};
 
+use super::close::is_closed;
 use super::error::{InterceptError, Tried};
 use super::pins::Maps;
 use super::{Interceptor, NetnsCookie, ip_of, links, sys};
@@ -29,6 +30,8 @@ pub struct KernelPod {
     pub guarded: bool,
     /// Whether the guard lets no plaintext pass.
     pub strict: bool,
+    /// Whether it is closed: its object is gone, and nothing of TCP leaves or enters it.
+    pub closed: bool,
     /// Its addresses and the listeners there.
     pub slots: Vec<Slot>,
     /// What hands its inbound connections to the agent; `None` when there is no
@@ -57,6 +60,8 @@ pub struct LookupLink {
     pub current: bool,
     /// Whether the namespace still exists.
     pub attached: bool,
+    /// Inode of the namespace; 0 when it does not exist.
+    pub netns_ino: u32,
 }
 
 /// Which address and which cgroup belong to which pod.
@@ -144,6 +149,7 @@ impl Interceptor {
                 prog_id: info.prog_id,
                 current: info.prog_id == ours,
                 attached: info.netns_ino != 0,
+                netns_ino: info.netns_ino,
             });
         }
         let mut pods: Vec<_> = pods.into_values().collect();
@@ -166,6 +172,7 @@ impl Interceptor {
             port: pod.port,
             guarded: cgroup.is_some(),
             strict: cgroup.is_some_and(|cgroup| cgroup.flags & CGROUP_STRICT != 0),
+            closed: is_closed(pod),
             slots,
             ..KernelPod::remains(netns)
         })
@@ -181,6 +188,7 @@ impl KernelPod {
             port: 0,
             guarded: false,
             strict: false,
+            closed: false,
             slots: Vec::new(),
             lookup: None,
         }

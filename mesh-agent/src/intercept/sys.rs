@@ -232,17 +232,6 @@ fn load(prog_type: u32, attach: AttachType, instructions: &[u64]) -> io::Result<
     bpf_fd(command::PROG_LOAD, &attr)
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the programs' `bpf_ktime_get_ns`.
-pub(super) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is written by the call; this clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
 fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
 }

@@ -1,6 +1,6 @@
 //! The conversion as a whole, from objects to a [`World`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -46,7 +46,7 @@ pub fn build<'a>(
     let scope = pods::Scope {
         mesh: &mesh,
         node,
-        meshed_namespaces: meshed_namespaces(&sources, &mut problems),
+        namespaces: namespaces(&sources, &mut problems),
         previous,
     };
     let pods = pods::workloads(&sources, &scope, &mut problems);
@@ -103,30 +103,20 @@ pub fn build<'a>(
     }
 }
 
-/// The namespaces whose pods take part unless they opt out.
-fn meshed_namespaces<'a>(
-    sources: &[&'a Objects],
-    problems: &mut Vec<Problem>,
-) -> BTreeSet<&'a str> {
-    let namespaces = sources.iter().flat_map(|objects| &objects.namespaces);
+/// The namespaces, and whether their pods take part unless they opt out.
+fn namespaces<'a>(sources: &[&'a Objects], problems: &mut Vec<Problem>) -> BTreeMap<&'a str, bool> {
+    let all = sources.iter().flat_map(|objects| &objects.namespaces);
     let owned = |ns: &Namespace| name(&ns.metadata).to_owned();
-    let by_name = unique(
-        namespaces,
-        "Namespace",
-        |ns| name(&ns.metadata),
-        owned,
-        problems,
-    );
-    let mut meshed = BTreeSet::new();
+    let by_name = unique(all, "Namespace", |ns| name(&ns.metadata), owned, problems);
+    let mut namespaces = BTreeMap::new();
     for namespace in by_name {
         let meta = &namespace.object.metadata;
         let object = format!("Namespace {}", name(meta));
         keys::check(meta, &keys::NAMESPACE, &namespace.origin, &object, problems);
-        if keys::membership(meta, &namespace.origin, &object, problems) == Some(true) {
-            meshed.insert(name(meta));
-        }
+        let asked = keys::membership(meta, &namespace.origin, &object, problems);
+        namespaces.insert(name(meta), asked == Some(true));
     }
-    meshed
+    namespaces
 }
 
 /// Objects of one kind by key, ordered by it. Of two with one key the first by file

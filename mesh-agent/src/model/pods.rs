@@ -7,7 +7,7 @@ mod names;
 mod pod;
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub(super) struct Scope<'a> {
     pub(super) mesh: &'a MeshSettings,
     /// The node whose pods are local.
     pub(super) node: &'a str,
-    pub(super) meshed_namespaces: BTreeSet<&'a str>,
+    /// Whether the pods of a namespace take part unless they opt out.
+    pub(super) namespaces: BTreeMap<&'a str, bool>,
     pub(super) previous: Option<&'a World>,
 }
 
@@ -65,7 +66,7 @@ pub(super) fn workloads(
         before.advance(first);
         let from = MadeOf {
             pod: Some(Arc::clone(first)),
-            in_meshed_namespace: scope.meshed_namespaces.contains(&*first.namespace),
+            namespace_meshed: scope.namespaces.get(&*first.namespace).copied(),
         };
         if let Some(same) = before.made_of(&from).filter(|_| pods.len() == 1) {
             drafts.push(Arc::clone(same));
@@ -75,7 +76,7 @@ pub(super) fn workloads(
         let uid = first.key();
         let known = problems.len();
         let draft = match pods[..] {
-            [pod] => convert(pod, &uid, scope, problems),
+            [pod] => convert(pod, &uid, before.workload(), scope, problems),
             _ => {
                 problems.push(described_twice(&uid, pods));
                 Draft::Unusable

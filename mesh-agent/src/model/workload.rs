@@ -34,6 +34,10 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Whether it takes part in the mesh: reached over HBONE, whichever node it is on.
     pub meshed: bool,
+    /// Whether something says so or otherwise: a label of the pod or of its Namespace object, or
+    /// `hostNetwork`. False while there is no such Namespace object: a pod that was in the mesh
+    /// stays in it then.
+    pub membership_known: bool,
     /// `metadata.labels`, by which policies select. Pods of the Kubernetes API that
     /// have the same share them.
     pub labels: Arc<BTreeMap<String, String>>,
@@ -46,6 +50,8 @@ pub struct Workload {
     pub local: Option<LocalPod>,
     /// Names of its container ports that are TCP 15008, by which a NetworkPolicy may open it.
     pub hbone_ports: Option<Arc<[Box<str>]>>,
+    /// Where a pod of this node that is not in the mesh says that it is; of a folder only.
+    pub unmeshed_at: Option<Box<LocalPod>>,
     /// Where it was read.
     pub origin: Origin,
 }

@@ -16,16 +16,32 @@ pub(super) fn of_pod(root: &Path, uid: &str) -> Option<PathBuf> {
     if uid.is_empty() {
         return None;
     }
-    let wanted = Names {
-        plain: format!("pod{uid}"),
-        slice: format!("-pod{}.slice", uid.replace('-', "_")),
-    };
-    find(root, &wanted, DEPTH)
+    find(root, &Names::of(uid), DEPTH)
+}
+
+/// Whether a directory is the cgroup of the pod with this UID, by its name.
+pub(crate) fn is_cgroup_of(path: &Path, uid: &str) -> bool {
+    let wanted = Names::of(uid);
+    let name = path.file_name().and_then(|name| name.to_str());
+    !uid.is_empty() && name.is_some_and(|name| wanted.are(name))
 }
 
 struct Names {
     plain: String,
     slice: String,
+}
+
+impl Names {
+    fn of(uid: &str) -> Self {
+        Self {
+            plain: format!("pod{uid}"),
+            slice: format!("-pod{}.slice", uid.replace('-', "_")),
+        }
+    }
+
+    fn are(&self, name: &str) -> bool {
+        name == self.plain || name.ends_with(&self.slice)
+    }
 }
 
 fn find(dir: &Path, wanted: &Names, depth: u32) -> Option<PathBuf> {
@@ -38,7 +54,7 @@ fn find(dir: &Path, wanted: &Names, depth: u32) -> Option<PathBuf> {
         }
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name == wanted.plain || name.ends_with(&wanted.slice) {
+        if wanted.are(name) {
             return Some(entry.path());
         }
         if !is_a_pods(name) {

@@ -199,7 +199,10 @@ reasons! {
         "lengthen the drain time, or let the application reconnect";
     PodReleased, "POD_RELEASED", None,
         "The pod left the mesh while the connection ran.",
-        "nothing, if the pod was deleted or opted out";
+        "nothing, if the pod opted out";
+    PodDeleted, "POD_DELETED", None,
+        "The pod was deleted or has ended: its identity is withdrawn, and what still runs of it is closed.",
+        "nothing, if it was meant; otherwise see mesh-agent workloads for pods that are orphaned";
     PolicyChanged, "POLICY_CHANGED", Deny,
         "A change of policy no longer permits the running connection.",
         "nothing, if the change was meant; otherwise allow the client's identity";

@@ -171,6 +171,26 @@ impl Pod {
         self.configure()
     }
 
+    /// Writes the pod into the folder of configuration as it was made, over what a test wrote.
+    ///
+    /// # Errors
+    /// Fails for a client outside the mesh.
+    pub fn configure_again(&self) -> Result<()> {
+        self.world.write(&self.file(), &self.yaml()?)
+    }
+
+    /// Takes the pod out of the mesh by its label, and leaves it running. [`Pod::configure`]
+    /// brings it back.
+    ///
+    /// # Errors
+    /// As [`Pod::configure`].
+    pub fn leave(&mut self) -> Result<()> {
+        let yaml = self.yaml_with(|spec| spec.label("isthmus.dev/mesh", "disabled"))?;
+        self.world.write(&self.file(), &yaml)?;
+        self.configured = true;
+        Ok(())
+    }
+
     /// Takes the pod out of the folder of configuration, and leaves it running.
     ///
     /// # Errors

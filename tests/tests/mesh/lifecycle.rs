@@ -6,11 +6,11 @@ use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::wait_until;
 use serde_json::json;
 
-use crate::asked::{Crossing, crossing, live, wait_unknown};
+use crate::asked::{Crossing, crossing, live};
 use crate::pair::Pair;
 
-/// Added: its traffic is encrypted. Otherwise labelled: its connections go on. Taken out:
-/// it is on its own again, and the connections that it had in the mesh go on to their end.
+/// Added: its traffic is encrypted. Otherwise labelled: its connections go on. Taken out by its
+/// label: it is on its own again, and the connections that it had in the mesh go on to their end.
 #[test]
 fn core_a_pod_is_enrolled_described_and_released() -> Result<()> {
     let pair = Pair::start()?;
@@ -37,8 +37,8 @@ fn core_a_pod_is_enrolled_described_and_released() -> Result<()> {
         "not the same connection: {before} {after}"
     );
 
-    late.forget()?;
-    wait_unknown(&pair.a, &late)?;
+    late.leave()?;
+    pair.a.wait_state(&late.uid(), "outside-mesh")?;
     talk.ask()?;
     ensure!(crossing(&pair.mesh, &late, &pair.server)? == Crossing::Plain);
     talk.close()
@@ -125,11 +125,11 @@ fn enrolment_and_release_under_load_fail_no_connection() -> Result<()> {
         client.configure()?;
         pair.a.wait_enrolled(&client)?;
         churned.wait_right()?;
-        client.forget()?;
-        wait_unknown(&pair.a, &client)?;
+        client.leave()?;
+        pair.a.wait_state(&client.uid(), "outside-mesh")?;
         churned.wait_right()?;
-        server.forget()?;
-        wait_unknown(&pair.b, &server)?;
+        server.leave()?;
+        pair.b.wait_state(&server.uid(), "outside-mesh")?;
     }
     churned.wait_right()?;
     steady.wait_right()?;

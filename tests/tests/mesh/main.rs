@@ -38,6 +38,7 @@ mod many;
 mod neighbours;
 mod older;
 mod operation;
+mod orphans;
 mod outbound;
 mod pair;
 mod policies;

@@ -13,7 +13,7 @@ use isthmus_tests::wait::wait_until;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::asked::{Crossing, crossing, wait_unknown};
+use crate::asked::{Crossing, crossing};
 use crate::pair::Pair;
 
 /// What is pinned is adopted: the same links, still attached, now with the new agent's programs.
@@ -337,14 +337,14 @@ fn core_a_broken_file_at_the_start_keeps_its_pod_guarded() -> Result<()> {
     Ok(())
 }
 
-/// A pod whose file is gone when the agent comes back is released: it is on its own again.
+/// A pod that left by its label before the agent comes back is released: it is on its own again.
 #[test]
 fn core_a_pod_that_left_meanwhile_is_released() -> Result<()> {
     let mut pair = Pair::start()?;
     let _echo = pair.server.serve("serve echo")?;
     pair.a.kill9()?;
-    pair.client.forget()?;
-    wait_unknown(&pair.b, &pair.client)?;
+    pair.client.leave()?;
+    pair.b.wait_state(&pair.client.uid(), "outside-mesh")?;
     let seen = pair
         .client
         .client(&format!("connect {}", pair.server.v4(8080)))?;

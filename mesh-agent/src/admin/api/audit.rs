@@ -20,10 +20,12 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Whether every pod is covered, and every probe was captured.
+    /// Whether every pod is covered or closed, and every probe was captured.
     pub fn is_good(&self) -> bool {
         let captured = |pod: &PodAudit| pod.probes.iter().all(|probe| probe.captured);
-        let good = |pod: &PodAudit| pod.state == AuditState::Covered && captured(pod);
+        let closed = |pod: &PodAudit| pod.state == AuditState::Orphaned;
+        let covered = |pod: &PodAudit| pod.state == AuditState::Covered && captured(pod);
+        let good = |pod: &PodAudit| covered(pod) || closed(pod);
         self.node_problems.is_empty() && self.pods.iter().all(good)
     }
 }
@@ -40,6 +42,8 @@ pub enum AuditState {
     PartlyCovered,
     /// Something is missing, and could not be put back yet.
     Uncovered,
+    /// Its object is gone and its processes run: it is guarded and closed.
+    Orphaned,
     /// The kernel could not be asked.
     #[default]
     Unknown,
@@ -47,10 +51,11 @@ pub enum AuditState {
 
 impl AuditState {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Covered,
         Self::PartlyCovered,
         Self::Uncovered,
+        Self::Orphaned,
         Self::Unknown,
     ];
 
@@ -60,6 +65,7 @@ impl AuditState {
             Self::Covered => "covered",
             Self::PartlyCovered => "partly-covered",
             Self::Uncovered => "uncovered",
+            Self::Orphaned => "orphaned",
             Self::Unknown => "unknown",
         }
     }

@@ -126,6 +126,8 @@ pub(in crate::agent) struct Ledger {
     pods: BTreeMap<Arc<str>, Standing>,
     repairs: VecDeque<Repaired>,
     counts: BTreeMap<&'static str, u64>,
+    /// Pods whose object is gone, at the last run.
+    orphans: Vec<PodAudit>,
 }
 
 impl Ledger {
@@ -150,7 +152,10 @@ impl Ledger {
         let node = stand(node, &[], node_before, began, ended);
         let shared: Vec<Finding> = match node.state {
             AuditState::Uncovered => node.problems.iter().map(|(it, _)| it.clone()).collect(),
-            AuditState::Covered | AuditState::PartlyCovered | AuditState::Unknown => Vec::new(),
+            AuditState::Covered
+            | AuditState::PartlyCovered
+            | AuditState::Orphaned
+            | AuditState::Unknown => Vec::new(),
         };
         self.node = Some(node);
         let mut before = std::mem::take(&mut self.pods);
@@ -196,11 +201,20 @@ impl Ledger {
         }
     }
 
+    /// Takes in how the pods stand whose object is gone, and what was put back of them.
+    pub(super) fn record_orphans(&mut self, orphans: Vec<PodAudit>, repaired: &[Finding]) {
+        self.orphans = orphans;
+        for finding in repaired {
+            *self.counts.entry(finding.what).or_default() += 1;
+        }
+    }
+
     /// How many pods are in each state.
     pub(in crate::agent) fn states(&self) -> HashMap<AuditState, usize> {
         let mut states: HashMap<_, _> = AuditState::ALL.map(|state| (state, 0)).into();
-        for standing in self.pods.values() {
-            *states.entry(standing.state).or_default() += 1;
+        let pods = self.pods.values().map(|standing| standing.state);
+        for state in pods.chain(self.orphans.iter().map(|orphan| orphan.state)) {
+            *states.entry(state).or_default() += 1;
         }
         states
     }
@@ -218,6 +232,7 @@ impl Ledger {
     /// The report on the last run, as told at `now`.
     pub(super) fn report(&self, node: &str, now: Instant) -> AuditReport {
         let pods = self.pods.values().filter_map(|standing| pod(standing, now));
+        let pods = pods.chain(self.orphans.iter().cloned());
         let repairs = self.repairs.iter().map(|repaired| AuditRepair {
             pod: repaired.pod.as_deref().map(str::to_owned),
             what: repaired.finding.what.to_owned(),

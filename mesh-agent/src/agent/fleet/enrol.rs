@@ -28,8 +28,6 @@ pub(super) struct Enroller {
 /// Why a pod was not enrolled.
 pub(super) struct Refused {
     pub(super) problems: Vec<Problem>,
-    /// Its network namespace, where that much could be found out.
-    pub(super) netns: Option<NetnsCookie>,
 }
 
 /// Which pod has which network namespace: two paths may lead to one, and two pods
@@ -66,10 +64,7 @@ impl Enroller {
         workload: Arc<Workload>,
         strict: bool,
     ) -> Result<Arc<Pod>, Refused> {
-        let refused = |problems| Refused {
-            problems,
-            netns: None,
-        };
+        let refused = |problems| Refused { problems };
         let found = check_local_pod(&workload, &self.pods_cgroup);
         if !found.is_empty() {
             return Err(refused(found));
@@ -89,8 +84,7 @@ impl Enroller {
         if enrolled.is_err() {
             self.claims.give_up(cookie, &workload.uid);
         }
-        let netns = Some(cookie);
-        enrolled.map_err(|problems| Refused { problems, netns })
+        enrolled.map_err(refused)
     }
 
     /// The rest of [`Enroller::enrol`], once the namespace is the pod's.

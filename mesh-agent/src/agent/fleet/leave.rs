@@ -1,103 +1,96 @@
-//! Pods that leave the mesh: those that this agent enrolled, and those that an
-//! earlier one left in the kernel.
+//! Pods that leave the mesh because their object says so, and everything that leaves it when
+//! the agent is uninstalled.
+
+use std::path::Path;
 
 use super::Fleet;
-use crate::intercept::KernelPod;
+use super::leftovers::EARLIER;
+use crate::intercept::{KernelPod, NetnsCookie};
 use crate::observe::Reason;
+use crate::proxy::Pod;
 
 impl Fleet {
-    /// Has an enrolled pod leave the mesh. Its connections go on, unless its network
-    /// namespace went away.
-    pub(super) async fn release(&self, uid: &str) {
+    /// Has an enrolled pod leave the mesh. Its connections go on, unless it is `gone`.
+    pub(super) async fn release(&self, uid: &str, gone: bool) {
         let Some(pod) = self.lock().enrolled.remove(uid) else {
             return;
         };
-        let workload = pod.workload();
-        let alive = workload
-            .local
-            .as_ref()
-            .is_some_and(|at| pod.netns().is_at(&at.netns));
+        let is_at = |path: &Path| pod.netns().is_at(path);
+        let local = pod.workload().local.clone();
+        let gone = gone || !(local.is_some_and(|it| is_at(&it.netns)) || self.runs(&pod));
         if let Err(error) = self.shared.interceptor.release(pod.netns().cookie()) {
             tracing::error!(pod = %uid, %error, "the kernel did not let go of the pod");
         }
         self.enroller.claims.give_up(pod.netns().cookie(), uid);
-        if alive {
-            pod.release();
+        if gone {
+            self.end(&pod, Reason::PodReleased).await;
         } else {
-            pod.gone();
-            // By name: a pod's labels may have changed since a connection was opened.
-            self.shared.observer.cut(Reason::PodReleased, |connection| {
-                let of = connection.pod();
-                of.name == workload.name && of.namespace == workload.namespace
-            });
+            pod.release();
+            self.workers.forget(&pod, false).await;
         }
-        self.workers.forget(&pod, !alive).await;
         self.tell();
-        tracing::info!(pod = %uid, alive, "released");
+        tracing::info!(pod = %uid, gone, "released");
     }
 
-    /// Has every pod leave the mesh, those of earlier agents too.
+    /// Ends all that the agent holds for a pod: its listener, its connections and its tunnels.
+    pub(super) async fn end(&self, pod: &Pod, reason: Reason) {
+        pod.gone();
+        let workload = pod.workload();
+        // By name: a pod's labels may have changed since a connection was opened.
+        self.shared.observer.cut(reason, |connection| {
+            let of = connection.pod();
+            of.name == workload.name && of.namespace == workload.namespace
+        });
+        self.workers.forget(pod, true).await;
+    }
+
+    /// Has every pod leave the mesh, orphans and those of earlier agents too.
     pub(in crate::agent) async fn release_all(&self) {
         for (uid, _) in self.pods() {
-            self.release(&uid).await;
+            self.release(&uid, false).await;
         }
         self.release_from_kernel(|_| true);
     }
 
-    /// Has the kernel let go of the pods that an earlier agent enrolled and that are
-    /// gone, so that their addresses and cgroups are free for others.
+    /// Has the kernel let go of the pods that this agent has not enrolled and whose network
+    /// namespace is gone, so that their addresses and cgroups are free for others.
     pub(super) fn release_dead(&self) {
         self.release_from_kernel(|pod| pod.lookup.as_ref().is_some_and(|link| !link.attached));
-    }
-
-    /// Has the kernel let go of what an earlier agent enrolled and no configuration
-    /// names any more. While not every pod of the configuration was found its absence proves
-    /// nothing, and a pod that is wanted but cannot be found may be this one: it stays
-    /// guarded then, and without a listener its traffic is refused.
-    pub(super) fn release_leftovers(&self, all_found: bool) {
-        let unknown = self
-            .lock()
-            .pending
-            .values()
-            .any(|refused| refused.netns.is_none());
-        let wanted: Vec<_> = self
-            .lock()
-            .pending
-            .values()
-            .filter_map(|it| it.netns)
-            .collect();
-        self.release_from_kernel(|pod| {
-            let release = all_found && !unknown && !wanted.contains(&pod.netns);
-            if !release {
-                tracing::warn!(
-                    netns = pod.netns.0,
-                    all_found,
-                    "a pod of an earlier agent is not found in the configuration: it stays refused"
-                );
-            }
-            release
-        });
     }
 
     /// Has the kernel let go of the pods that this agent has not enrolled and that
     /// `which` picks.
     fn release_from_kernel(&self, which: impl Fn(&KernelPod) -> bool) {
-        let kernel = match self.shared.interceptor.kernel_pods() {
+        for pod in self.others().iter().filter(|pod| which(pod)) {
+            let title = self.orphan_at(pod.netns);
+            self.release_other(pod.netns, title.as_deref().unwrap_or(EARLIER));
+        }
+    }
+
+    /// The pods that the kernel knows and this agent has not enrolled.
+    pub(super) fn others(&self) -> Vec<KernelPod> {
+        let mut kernel = match self.shared.interceptor.kernel_pods() {
             Ok(kernel) => kernel,
-            Err(error) => return tracing::error!(%error, "cannot read the enrolled pods"),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the enrolled pods");
+                return Vec::new();
+            }
         };
-        let ours: Vec<_> = self
-            .pods()
-            .iter()
-            .map(|(_, pod)| pod.netns().cookie())
-            .collect();
-        let others = kernel.iter().filter(|pod| !ours.contains(&pod.netns));
-        for pod in others.filter(|pod| which(pod)) {
-            match self.shared.interceptor.release(pod.netns) {
-                Ok(()) => tracing::info!(netns = pod.netns.0, "a pod of an earlier agent released"),
-                Err(error) => {
-                    tracing::error!(netns = pod.netns.0, %error, "the kernel did not let go of a pod");
-                }
+        let pods = self.pods();
+        let ours: Vec<_> = pods.iter().map(|(_, pod)| pod.netns().cookie()).collect();
+        kernel.retain(|pod| !ours.contains(&pod.netns));
+        kernel
+    }
+
+    /// Has the kernel let go of a pod that this agent has not enrolled.
+    pub(super) fn release_other(&self, netns: NetnsCookie, pod: &str) {
+        match self.shared.interceptor.release(netns) {
+            Ok(()) => {
+                self.forget_orphan(netns);
+                tracing::info!(netns = netns.0, pod, "released");
+            }
+            Err(error) => {
+                tracing::error!(netns = netns.0, %error, "the kernel did not let go of a pod");
             }
         }
     }

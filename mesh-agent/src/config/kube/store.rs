@@ -173,16 +173,22 @@ impl Store {
         let namespaces = others.get("namespaces");
         let namespaces = namespaces.into_iter().flat_map(BTreeMap::values);
         let namespaces = namespaces.flat_map(|entry| &entry.objects.namespaces);
-        let meshed: HashSet<&str> = namespaces
-            .filter(|it| model::asks_for_mesh(it.object.metadata.labels.as_ref()) == Some(true))
-            .filter_map(|it| it.object.metadata.name.as_deref())
+        let meshed: HashMap<&str, bool> = namespaces
+            .filter_map(|it| {
+                let metadata = &it.object.metadata;
+                let asks = model::asks_for_mesh(metadata.labels.as_ref()) == Some(true);
+                Some((metadata.name.as_deref()?, asks))
+            })
             .collect();
         let (mut moved, mut misses_some) = (false, false);
         let mut here = HashSet::new();
         for Sourced { object: pod, .. } in &mut pods.objects.pods {
             let is_local = *pod.node == **node && !pod.host_network && pod.stage != Stage::Finished;
             let asked = || model::asks_for_mesh(Some(&pod.labels));
-            let meshed = is_local && asked().unwrap_or_else(|| meshed.contains(&*pod.namespace));
+            let of_namespace = || meshed.get(&*pod.namespace).copied();
+            // Without its Namespace object a pod stays what it was.
+            let was = || matches!(pod.place, Place::Seen(Some(_)));
+            let meshed = is_local && asked().or_else(of_namespace).unwrap_or_else(was);
             let seen = match pod.kube_uid.as_ref().filter(|_| meshed) {
                 None => None,
                 Some(uid) => {

@@ -8,7 +8,7 @@ use nix::fcntl::Flock;
 
 use super::Fault;
 use crate::intercept::error::InterceptError;
-use crate::intercept::{Enrolment, Interceptor, cgroup, links, pins, pods};
+use crate::intercept::{ClosedPod, Enrolment, Interceptor, cgroup, links, pins, pods};
 
 /// Leave to put back what is missing. While it is held, no other agent takes over.
 #[derive(Debug)]
@@ -71,6 +71,14 @@ impl Repairs<'_> {
         }
         index.set(netns, &addresses);
         Ok(())
+    }
+
+    /// Closes a pod again whose object is gone.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn closed(&self, closed: &ClosedPod) -> Result<(), InterceptError> {
+        self.interceptor.close_again(closed)
     }
 
     fn links(&self, faults: &[Fault]) -> Result<(), InterceptError> {

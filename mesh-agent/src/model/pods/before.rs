@@ -15,7 +15,8 @@ use crate::identity::TrustDomain;
 pub(in super::super) struct MadeOf {
     /// `None` of one that is to be made anew each time: something is wrong with it.
     pub(super) pod: Option<Arc<Pod>>,
-    pub(super) in_meshed_namespace: bool,
+    /// `None` where the Namespace object is absent.
+    pub(super) namespace_meshed: Option<bool>,
 }
 
 /// What all workloads of a generation were made with.
@@ -97,7 +98,7 @@ impl<'a> Before<'a> {
             _ => false,
         };
         self.current
-            .filter(|_| same && was.in_meshed_namespace == now.in_meshed_namespace)
+            .filter(|_| same && was.namespace_meshed == now.namespace_meshed)
     }
 
     /// The workload as it was where nothing changed.

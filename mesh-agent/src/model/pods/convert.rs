@@ -27,10 +27,11 @@ pub(super) enum Draft {
     Finished,
 }
 
-/// Converts a pod that is described once.
+/// Converts a pod that is described once. `was` is what a pod of its name was before.
 pub(super) fn convert(
     pod: &Sourced<Arc<Pod>>,
     uid: &str,
+    was: Option<&Arc<Workload>>,
     scope: &Scope<'_>,
     problems: &mut Vec<Problem>,
 ) -> Draft {
@@ -58,7 +59,10 @@ pub(super) fn convert(
     let asked = keys::membership(object.keys(), origin, &report.object, report.problems);
 
     let host_network = object.host_network;
-    let meshed = asked.unwrap_or_else(|| scope.meshed_namespaces.contains(&*object.namespace));
+    let known = asked.or_else(|| scope.namespaces.get(&*object.namespace).copied());
+    // That its Namespace object is gone does not say that the pod leaves the mesh.
+    let was_meshed = || was.is_some_and(|was| was.meshed && was.kube_uid == object.kube_uid);
+    let meshed = known.unwrap_or_else(was_meshed);
     if host_network && asked == Some(true) {
         report.problem(
             "spec.hostNetwork",
@@ -119,11 +123,16 @@ pub(super) fn convert(
             false => addresses.clone(),
         },
         meshed,
+        membership_known: known.is_some() || host_network,
         labels: Arc::clone(&object.labels),
         app: label(object, &["app.kubernetes.io/name", "app"]),
         version: label(object, &["app.kubernetes.io/version", "version"]),
         local,
         hbone_ports: object.hbone_ports.clone(),
+        unmeshed_at: (!meshed && *object.node == *scope.node)
+            .then(|| declared_place(object))
+            .flatten()
+            .map(Box::new),
         origin: origin.clone(),
     });
     if to_enrol && workload.local.is_none() {
@@ -235,6 +244,15 @@ fn local_pod(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
 fn has_no_sandbox(pod: &Pod) -> bool {
     let gone = matches!(pod.place, Place::Seen(None)) && pod.addresses.is_empty();
     gone || pod.stage == Stage::Pending
+}
+
+/// Where a pod that is not in the mesh says that it is; nothing is wrong when it does not.
+fn declared_place(pod: &Pod) -> Option<LocalPod> {
+    let path = |key| annotation(pod, key).map(PathBuf::from);
+    Some(LocalPod {
+        netns: path(keys::NETNS)?,
+        cgroup: path(keys::CGROUP)?,
+    })
 }
 
 fn annotated(pod: &Pod, report: &mut Reporter<'_>) -> Option<LocalPod> {
