@@ -6,7 +6,6 @@ use isthmus_tests::capabilities::Capabilities;
 use isthmus_tests::mesh::{Mesh, Mtls, Node, Pod, PodSpec};
 use isthmus_tests::process::Process;
 use isthmus_tests::traffic::Talk;
-use isthmus_tests::wait::wait_until;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -20,7 +19,7 @@ const README: &str = include_str!("../../../README.md");
 const REFUSED: &str = "Operation not permitted";
 /// ... and to who may not look into another process (EACCES).
 const NOT_REACHED: &str = "Permission denied";
-const NOT_RESET: &str = "plaintext connections cannot be reset";
+const NOT_GUARDED: &str = "put isthmus_dev_in on the pod's device";
 const NOT_ENTERED: &str = "cannot enter the pod's network namespace";
 const NOT_LOADED: &str = "the kernel programs could not be loaded";
 
@@ -174,26 +173,19 @@ impl Lacking {
         })
     }
 
-    /// Since Linux 6.5 `SYS_ADMIN` will do for attaching programs. Nothing else ends a
-    /// connection that is another process's.
+    /// Since Linux 6.5 `SYS_ADMIN` will do for attaching programs to cgroups. Nothing else puts
+    /// one on a device.
     fn net_admin(&self) -> Result<&'static str> {
         if kernel()? < (6, 5) {
             return self.does_not_start();
         }
-        self.node.start()?;
-        let _late = Late::open(&self.mesh, &self.node)?;
-        wait_until("the plaintext cannot be reset", || {
-            let log = self.node.log().unwrap_or_default();
-            log.iter().any(|line| {
-                let told = line["message"]
-                    .as_str()
-                    .is_some_and(|it| it.contains(NOT_RESET));
-                told && line["error"]
-                    .as_str()
-                    .is_some_and(|it| it.contains(REFUSED))
-            })
-        })?;
-        Ok(NOT_RESET)
+        self.node.launch()?;
+        let problems = self.not_enrolled(&self.pod)?;
+        ensure!(
+            problems.contains(NOT_GUARDED) && problems.contains(REFUSED),
+            "{problems}"
+        );
+        Ok(NOT_GUARDED)
     }
 
     /// What loading asks of it `BPF` and `PERFMON` grant too, but not to enter a pod.

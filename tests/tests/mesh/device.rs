@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use isthmus_tests::leftovers::unique_name;
 use isthmus_tests::mesh::{Mtls, Node, Pod};
 use isthmus_tests::netns::Netns;
-use isthmus_tests::process::Process;
+use isthmus_tests::process::{Process, run};
 use isthmus_tests::traffic::{Flood, Talk};
 use isthmus_tests::wait::wait_until;
 use serde_json::Value;
@@ -161,6 +162,33 @@ fn core_device_drops_a_syn_of_a_packet_socket() -> Result<()> {
         let seen = outside.client(&format!("frame-syn {}", pair.client.v4(80)))?;
         ensure!(seen["sent"] == true, "outside the mesh it is sent: {seen}");
     }
+    Ok(())
+}
+
+/// A packet that a program of the pod sends over `lo`, where the guard on the cgroup takes it
+/// for the pod's own, and has redirected to the pod's device, does not leave it.
+#[test]
+fn device_drops_a_syn_that_is_redirected_off_loopback() -> Result<()> {
+    let pair = Pair::new(Mtls::Permissive)?;
+    let outside = pair.mesh.outsider("outside")?;
+    let to = outside.v4(80);
+    let (own, netns) = (pair.client.v4(0).ip(), pair.client.netns());
+    netns.ip(&format!("route add {}/32 dev lo src {own}", to.ip()))?;
+    for words in [
+        "qdisc add dev lo clsact",
+        "filter add dev lo egress protocol ip u32 match u32 0 0 action mirred egress redirect dev eth0",
+    ] {
+        let mut command = Command::new("tc");
+        command.args(["-n", netns.name()]).args(words.split(' '));
+        run(command)?.success().with_context(|| words)?;
+    }
+    let capture = pair.mesh.capture()?;
+    let before = counted(&pair.a, "device_egress_new_connection")?;
+    pair.client.client(&format!("raw-syn {to}"))?;
+    let after = counted(&pair.a, "device_egress_new_connection")?;
+    ensure!(after == before + 1, "{before} drops, then {after}");
+    let recording = capture.stop()?;
+    ensure!(recording.syns().is_empty(), "{:?}", recording.syns());
     Ok(())
 }
 
