@@ -23,6 +23,11 @@ use crate::tls::{self, HandshakeFailure, Secured};
 /// (`connection_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same for a tunnel. Less than the pool gives to the whole dial, so that a SYN without an
+/// answer differs from a handshake without one. Nothing is lost by it: the kernel sends SYNs after
+/// 0, 1, 3, 7 and 15 s (RFC 6298).
+const TUNNEL_CONNECT_TIMEOUT: Duration = Duration::from_secs(9);
+
 /// Seconds without data after which the first probe is sent, seconds between
 /// probes, and probes without an answer that end the connection: ztunnel's values
 /// (`KEEPALIVE_TIME`, `KEEPALIVE_INTERVAL`, `KEEPALIVE_RETRIES`).
@@ -64,7 +69,7 @@ pub(super) enum TunnelError {
     #[error(
         "connecting to {to} took longer than {} s: a NetworkPolicy or a firewall that does not allow \
          TCP port {HBONE_PORT}, by which the mesh reaches the pod, drops it without an answer",
-        CONNECT_TIMEOUT.as_secs()
+        TUNNEL_CONNECT_TIMEOUT.as_secs()
     )]
     Silent { to: SocketAddr },
     /// The handshake failed, or it proved another identity.
@@ -112,7 +117,7 @@ async fn within_pod(
         .interceptor
         .publish_client(socket.as_fd(), client)
         .map_err(DialError::NoSocket)?;
-    let stream = connect(socket.into(), to).await?;
+    let stream = connect(socket.into(), to, CONNECT_TIMEOUT).await?;
     // Where nothing listens on a port of the ephemeral range, the kernel may choose that very
     // port as the source, and the socket connects to itself (RFC 9293 §3.5, simultaneous open).
     let local = stream.local_addr().map_err(DialError::NoSocket)?;
@@ -134,7 +139,7 @@ pub(super) async fn plain(
     to: SocketAddr,
 ) -> Result<TcpStream, DialError> {
     let socket = outward(shared, pod, to).await?;
-    let stream = connect(socket.into(), to).await?;
+    let stream = connect(socket.into(), to, CONNECT_TIMEOUT).await?;
     keep_alive(&stream).map_err(DialError::NoSocket)?;
     Ok(stream)
 }
@@ -150,7 +155,7 @@ pub(super) async fn tunnel(
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
     let socket = outward(shared, pod, to).await?;
-    let connected = connect(socket.into(), to).await;
+    let connected = connect(socket.into(), to, TUNNEL_CONNECT_TIMEOUT).await;
     let stream = connected.map_err(|error| match error {
         DialError::TimedOut { to } => TunnelError::Silent { to },
         error => TunnelError::Dial(error),
@@ -187,9 +192,13 @@ async fn socket(pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialError> {
     taken.map_err(DialError::NoSocket)
 }
 
-async fn connect(socket: StdStream, to: SocketAddr) -> Result<TcpStream, DialError> {
+async fn connect(
+    socket: StdStream,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<TcpStream, DialError> {
     let connecting = TcpSocket::from_std_stream(socket).connect(to);
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+    match tokio::time::timeout(limit, connecting).await {
         Err(_) => Err(DialError::TimedOut { to }),
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {

@@ -15,6 +15,7 @@ mod capabilities;
 mod capture;
 mod check;
 mod clients;
+mod cluster_ranges;
 mod cni;
 mod connection_state;
 mod demo;
