@@ -66,6 +66,9 @@ pub fn build<'a>(
     owners
         .by_ip
         .extend(disputed.map(|ip| (*ip, Owner::Disputed)));
+    let decided = pods.decided.iter();
+    let decided = decided.map(|(ip, i)| (*ip, Owner::Workload(Arc::clone(&pods.workloads[*i]))));
+    owners.by_ip.extend(decided);
     let services = services::services(&sources, node, previous, &mut owners, &mut problems);
 
     let policies = policies::policies(&sources, &mesh, &pods.workloads, previous, &mut problems);

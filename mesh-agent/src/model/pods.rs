@@ -1,5 +1,6 @@
 //! From pods to workloads. Called by [`build`](super::build()).
 
+mod address;
 mod before;
 mod claims;
 mod convert;
@@ -44,6 +45,8 @@ pub(super) struct Pods {
     pub(super) basis: Basis,
     /// Addresses that several pods claim, or one that cannot be used.
     pub(super) disputed: BTreeSet<IpAddr>,
+    /// Addresses that several pods claim, and the place among the workloads of the one that has it.
+    pub(super) decided: BTreeMap<IpAddr, usize>,
     /// See [`Built::complete`](super::Built).
     pub(super) complete: bool,
     /// See [`Built::all_found`](super::Built).
@@ -61,7 +64,8 @@ pub(super) fn workloads(
     let mut complete = true;
     let basis = scope.basis();
     let mut before = Before::new(scope, &basis);
-    for pods in in_order(sources, problems).chunk_by(|one, two| order_of(one, two).is_eq()) {
+    let ordered = in_order(sources, problems);
+    for pods in ordered.chunk_by(|one, two| order_of(one, two).is_eq()) {
         let first = &pods[0].object;
         before.advance(first);
         let from = MadeOf {
@@ -103,7 +107,13 @@ pub(super) fn workloads(
         drafts.push(workload);
         made_of.push(from);
     }
-    disputed.extend(claims::settle(&mut drafts, &mut made_of, scope, problems));
+    let claimed = claims::Claimants {
+        sources,
+        pods: &ordered,
+        scope,
+    };
+    let settled = claims::settle(&mut drafts, &mut made_of, &claimed, problems);
+    disputed.extend(settled.disputed);
     for (draft, _) in drafts
         .iter_mut()
         .zip(&made_of)
@@ -127,6 +137,7 @@ pub(super) fn workloads(
         made_of,
         basis,
         disputed,
+        decided: settled.decided,
         complete: complete && all_described,
         all_found: complete && all_found,
     }

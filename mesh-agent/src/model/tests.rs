@@ -2,6 +2,7 @@
 //! nothing. The objects are written as a user writes them.
 
 mod aliases;
+mod claims;
 mod members;
 mod order;
 mod problems;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::network_policies::NetworkPolicies;
 use super::object::Origin;
-use super::pods::{Basis, MadeOf};
+use super::pods::{Basis, MadeOf, order};
 use super::problem::Problem;
 use super::ranges::{ClusterRange, ClusterRanges};
 use super::services::{Endpoint, Owners, Service};
@@ -91,6 +91,13 @@ impl World {
     /// The workload with this uid, `<namespace>/<name>`.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
         let place = self.workloads.binary_search_by(|it| (*it.uid).cmp(uid));
+        place.ok().map(|i| &self.workloads[i])
+    }
+
+    /// The workload of this name.
+    pub fn workload_named(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Workload>> {
+        let of = |it: &Arc<Workload>| order((&it.namespace, &it.name), (namespace, name));
+        let place = self.workloads.binary_search_by(of);
         place.ok().map(|i| &self.workloads[i])
     }
 

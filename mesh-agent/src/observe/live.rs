@@ -111,6 +111,11 @@ impl LiveConnection {
         self.lock().peer_identity.clone()
     }
 
+    /// The pod at the other end, where the agent chose it.
+    pub fn peer(&self) -> Option<Arc<PodLabels>> {
+        self.lock().peer.clone()
+    }
+
     /// The address onward that was chosen for it, once one was.
     pub fn upstream(&self) -> Option<SocketAddr> {
         self.lock().upstream

@@ -223,6 +223,11 @@ impl IpBlock {
         self.bits <= other.bits && self.contains(other.network)
     }
 
+    /// Whether its addresses are of IPv4.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.network.is_ipv4()
+    }
+
     /// `ip` in canonical form.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match (self.network, ip) {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use super::{Generation, Shared, Workers};
 use crate::identity::Trust;
-use crate::observe::{Direction, LiveConnection, Reason, Security};
+use crate::observe::{Direction, LiveConnection, PodLabels, Reason, Security};
 use crate::policy::{self, Denial, InboundRequest, Peer, Target};
 use crate::tls::{HandshakeFailure, Session};
 
@@ -54,11 +54,13 @@ pub(super) fn refused_for(connection: &LiveConnection, generation: &Generation) 
     let (policies, mesh) = (world.policies(), world.mesh());
     let session = connection.session();
     let source = connection.source().ip();
-    let meshed = |ip| world.workload_by_ip(ip).filter(|workload| workload.meshed);
+    // By the pods of the two ends and not by their addresses, which may be in dispute by now.
+    let named = |labels: &PodLabels| world.workload_named(&labels.namespace, &labels.name);
+    let meshed = |labels| named(labels).filter(|workload| workload.meshed);
     match (connection.direction(), connection.security()) {
         (Direction::Inbound, Some(_)) => {
             let to = connection.destination();
-            let destination = meshed(to.ip())?;
+            let destination = meshed(connection.pod())?;
             let request = InboundRequest {
                 destination,
                 port: to.port(),
@@ -75,8 +77,9 @@ pub(super) fn refused_for(connection: &LiveConnection, generation: &Generation) 
                 .map(change)
         }
         (Direction::Outbound, Some(Security::MutualTls { .. })) => {
-            let (to, own) = connection.upstream().zip(meshed(source))?;
-            let destination = meshed(to.ip())?;
+            let (to, own) = connection.upstream().zip(meshed(connection.pod()))?;
+            let peer = connection.peer()?;
+            let destination = meshed(&peer)?;
             let target = Target::Meshed(InboundRequest {
                 destination,
                 port: to.port(),

@@ -6,6 +6,7 @@ mod gate;
 mod kustomize;
 mod labels;
 mod loss;
+mod orphans;
 mod plain;
 mod policies;
 mod power;

@@ -14,6 +14,10 @@ use crate::model::{self, Origin, Place, Pod, Problem, Severity, Stage};
 /// Where the kubelet writes, on the object that mirrors a pod of its own files, the UID
 /// by which it knows that pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Where it writes the same UID on every pod of its files.
+const HASH: &str = "kubernetes.io/config.hash";
+/// Where it writes how it came to know a pod.
+const SOURCE: &str = "kubernetes.io/config.source";
 
 /// A pod's fields.
 pub(super) type PodBody = Part<Fields>;
@@ -36,6 +40,14 @@ struct Metadata {
     deletion_timestamp: Leaf<String>,
     labels: Leaf<BTreeMap<String, String>>,
     annotations: Leaf<BTreeMap<String, String>>,
+    owner_references: Leaf<Vec<OwnerReference>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnerReference {
+    kind: String,
+    name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -113,10 +125,10 @@ pub(super) fn read(body: PodBody, interner: &mut Interner) -> Result<Pod, Vec<Pr
     }
     let annotations = wrong.take("metadata.annotations", meta.annotations);
     let annotations = annotations.unwrap_or_default();
-    let uid = annotations
-        .get(MIRROR)
-        .filter(|uid| is_of_file(uid))
-        .cloned();
+    let owners = meta.owner_references.good().map_or(&[][..], Vec::as_slice);
+    let of_node = spec.node_name.good();
+    let uid = of_node.and_then(|node| mirrored(&annotations, owners, node));
+    let uid = uid.cloned();
     let uid = wrong
         .take("metadata.uid", meta.uid)
         .map(|own| uid.unwrap_or(own));
@@ -162,11 +174,29 @@ pub(super) fn read(body: PodBody, interner: &mut Interner) -> Result<Pod, Vec<Pr
         node: interner.text(&node),
         host_network: host_network == Some(true),
         stage: Stage::of(phase.as_deref(), deleted, has_ip),
+        terminating: deleted,
         addresses,
         bad_addresses,
         place: Place::Seen(None),
         hbone_ports,
     })
+}
+
+/// The UID of the pod of the kubelet's own files that an object mirrors. The annotation counts
+/// only with all that the kubelet writes beside it: the node as the one owner, without which the
+/// API server takes no such object from a kubelet, a source that is not the API, and the hash.
+fn mirrored<'a>(
+    annotations: &'a BTreeMap<String, String>,
+    owners: &[OwnerReference],
+    node: &str,
+) -> Option<&'a String> {
+    let uid = annotations.get(MIRROR).filter(|uid| is_of_file(uid))?;
+    let [owner] = owners else { return None };
+    let of_node = owner.kind == "Node" && owner.name == node && !node.is_empty();
+    let source = annotations.get(SOURCE).map(String::as_str);
+    let of_files = matches!(source, Some("file" | "http"));
+    let same = annotations.get(HASH) == Some(uid);
+    (of_node && of_files && same).then_some(uid)
 }
 
 /// Whether a UID is one that the kubelet gives to a pod of its files: 32 hexadecimal

@@ -170,13 +170,27 @@ fn strip(fields: &mut Map<String, Value>, kind: &Kind) {
             fields.remove("spec");
             fields.remove("status");
         }
-        "Node" if kind.group.is_empty() => {
-            if let Some(Value::Object(spec)) = fields.get_mut("spec") {
-                spec.retain(|key, _| key == "podCIDR" || key == "podCIDRs");
-            }
-            fields.remove("status");
-        }
+        "Node" if kind.group.is_empty() => strip_node(fields),
         _ => {}
+    }
+}
+
+/// Leaves of a Node the addresses of its pods, and whether it is ready: the rest of its status
+/// changes all the time.
+fn strip_node(fields: &mut Map<String, Value>) {
+    if let Some(Value::Object(spec)) = fields.get_mut("spec") {
+        spec.retain(|key, _| key == "podCIDR" || key == "podCIDRs");
+    }
+    let Some(Value::Object(status)) = fields.get_mut("status") else {
+        return;
+    };
+    status.retain(|key, _| key == "conditions");
+    let Some(Value::Array(conditions)) = status.get_mut("conditions") else {
+        return;
+    };
+    conditions.retain(|condition| condition["type"] == "Ready");
+    for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+        condition.retain(|key, _| key == "type" || key == "status");
     }
 }
 

@@ -8,20 +8,40 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::keys;
-use super::super::object::Origin;
-use super::super::problem::Problem;
+use super::super::object::{Objects, Origin, Sourced};
+use super::super::problem::{Problem, Severity};
 use super::super::workload::{LocalPod, Workload};
+use super::address::{self, Claim as AddressClaim, Decision, Nodes};
+use super::pod::{Pod, order};
 use super::{MadeOf, Scope, previous_form};
 
-/// Settles what two pods claim at once. Whoever was enrolled with it stays so; a pod
-/// that was enrolled otherwise keeps the form it had; nobody is newly enrolled with
-/// it. Gives back the addresses that are nobody's.
+/// What the evidence for claims is made of.
+pub(super) struct Claimants<'a> {
+    pub(super) sources: &'a [&'a Objects],
+    /// In the order of their names.
+    pub(super) pods: &'a [&'a Sourced<Arc<Pod>>],
+    pub(super) scope: &'a Scope<'a>,
+}
+
+/// What became of the addresses that several pods claim.
+pub(super) struct Settled {
+    /// Those that are nobody's.
+    pub(super) disputed: BTreeSet<IpAddr>,
+    /// Those that are the pod's with this index.
+    pub(super) decided: BTreeMap<IpAddr, usize>,
+}
+
+/// Settles what two pods claim at once. Of what only one pod of this node can be enrolled with,
+/// the pod that was enrolled with it stays so; one that was enrolled otherwise keeps the form it
+/// had; none is newly enrolled with it. An address that pods of other nodes claim too keeps none
+/// of this node's from being enrolled: what its own namespace holds is for this node to say.
 pub(super) fn settle(
     drafts: &mut [Arc<Workload>],
     made_of: &mut [MadeOf],
-    scope: &Scope<'_>,
+    claimants: &Claimants<'_>,
     problems: &mut Vec<Problem>,
-) -> BTreeSet<IpAddr> {
+) -> Settled {
+    let scope = claimants.scope;
     // By claim, as it was when first found: as the objects are written.
     let mut found: BTreeMap<Claim, Problem> = BTreeMap::new();
     // A pod that falls back to its earlier form may claim what is another's by now,
@@ -32,6 +52,10 @@ pub(super) fn settle(
             found
                 .entry(claim.clone())
                 .or_insert_with(|| dispute(&claim, &claimants, drafts));
+            let enrollable = |i: &&usize| drafts[**i].local.is_some();
+            if claimants.iter().filter(enrollable).count() < 2 {
+                continue;
+            }
             for i in claimants {
                 if hold_back(&mut drafts[i], &claim, scope) {
                     made_of[i] = MadeOf::default();
@@ -43,13 +67,72 @@ pub(super) fn settle(
             break;
         }
     }
+    let decided = decide(drafts, claimants, &mut found);
     let disputed = found.keys().filter_map(|claim| match claim {
-        Claim::Address(ip) => Some(*ip),
-        Claim::Netns(_) | Claim::Cgroup(_) => None,
+        Claim::Address(ip) if !decided.contains_key(ip) => Some(*ip),
+        Claim::Address(_) | Claim::Netns(_) | Claim::Cgroup(_) => None,
     });
     let disputed = disputed.collect();
     problems.extend(found.into_values());
-    disputed
+    Settled { disputed, decided }
+}
+
+/// Whose those addresses are that several pods claim, where that can be told. What decides, or
+/// keeps from it, is added to the problem.
+fn decide(
+    drafts: &[Arc<Workload>],
+    claimants: &Claimants<'_>,
+    found: &mut BTreeMap<Claim, Problem>,
+) -> BTreeMap<IpAddr, usize> {
+    let mut decided = BTreeMap::new();
+    if found.is_empty() {
+        return decided;
+    }
+    let nodes = Nodes::new(claimants.sources);
+    for (claim, indices) in contested(drafts) {
+        let Claim::Address(ip) = claim else { continue };
+        let evidence = |i: &usize| claimants.evidence(&nodes, &drafts[*i], ip);
+        let evidence: Vec<_> = indices.iter().map(evidence).collect();
+        let Some(problem) = found.get_mut(&claim) else {
+            continue;
+        };
+        match address::decide(&evidence) {
+            Decision::Owner(owner, why) => {
+                let owner = indices[owner];
+                let uid = &drafts[owner].uid;
+                problem.message = format!(
+                    "{}: it counts as that of Pod {uid}, since {why}",
+                    problem.message
+                );
+                problem.cure = "see that the others give it up".to_owned();
+                problem.severity = Severity::Warning;
+                decided.insert(ip, owner);
+            }
+            Decision::Disputed(Some(why)) => {
+                problem.message = format!("{}; {why}", problem.message);
+            }
+            Decision::Disputed(None) => {}
+        }
+    }
+    decided
+}
+
+impl Claimants<'_> {
+    /// What is known of a pod's claim to an address.
+    fn evidence(&self, nodes: &Nodes<'_>, draft: &Workload, ip: IpAddr) -> AddressClaim {
+        let names = (&draft.namespace, &draft.name);
+        let place = self
+            .pods
+            .binary_search_by(|pod| order(pod.object.names(), names));
+        match place {
+            Ok(i) => nodes.claim(&self.pods[i].object, draft.meshed, ip, self.scope.node),
+            // A form of before; its object cannot be used.
+            Err(_) => AddressClaim {
+                meshed: draft.meshed,
+                ..AddressClaim::default()
+            },
+        }
+    }
 }
 
 /// True if the draft had to change.

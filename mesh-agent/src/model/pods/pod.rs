@@ -35,6 +35,8 @@ pub struct Pod {
     pub host_network: bool,
     /// How far it has come.
     pub stage: Stage,
+    /// Whether it is being deleted: `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
     /// `status.podIPs` and `status.podIP`, canonical and sorted.
     pub addresses: Vec<IpAddr>,
     /// What is written there and is no address of a pod.
@@ -137,6 +139,7 @@ impl Pod {
             node: spec.node_name.unwrap_or_default().into(),
             host_network: spec.host_network == Some(true),
             stage: Stage::of(status.phase.as_deref(), deleted, has_ip),
+            terminating: deleted,
             addresses,
             bad_addresses,
             place: Place::Annotated,

@@ -236,22 +236,79 @@ fn where_the_node_has_a_pod_it_is_enrolled() {
 }
 
 #[test]
-fn a_mirror_has_the_uid_that_the_kubelet_knows() {
+fn mirror_has_the_uid_that_the_kubelet_knows() {
     let mut mirror = local("static", "10.0.0.1");
     let uid = "0123456789abcdef0123456789abcdef";
-    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": uid});
+    let annotations = |uid: &str| {
+        json!({
+            "kubernetes.io/config.mirror": uid, "kubernetes.io/config.hash": uid,
+            "kubernetes.io/config.source": "file",
+        })
+    };
+    mirror["metadata"]["annotations"] = annotations(uid);
+    mirror["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "u", "controller": true}]);
     assert_eq!(read(mirror.clone()).kube_uid.as_deref(), Some(uid));
+    let refused = |mirror: Value, case: &str| {
+        assert_eq!(
+            read(mirror).kube_uid.as_deref(),
+            Some("uid-of-static"),
+            "{case}"
+        );
+    };
     // The UID of another pod, and a way out of the folder.
     for stolen in [
         "f8b1c2d4-0000-4000-8000-000000000000",
         "../../../etc/0123456789abcdef012",
     ] {
-        mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": stolen});
-        assert_eq!(
-            read(mirror.clone()).kube_uid.as_deref(),
-            Some("uid-of-static")
-        );
+        let mut thief = mirror.clone();
+        thief["metadata"]["annotations"] = annotations(stolen);
+        refused(thief, stolen);
     }
+    // What the kubelet writes beside it is absent, or says otherwise.
+    for (pointer, value) in [
+        ("/metadata/ownerReferences", json!(null)),
+        ("/metadata/ownerReferences", json!([])),
+        ("/metadata/ownerReferences/0/kind", json!("ReplicaSet")),
+        ("/metadata/ownerReferences/0/name", json!("node-b")),
+        (
+            "/metadata/annotations/kubernetes.io~1config.source",
+            json!("api"),
+        ),
+        (
+            "/metadata/annotations/kubernetes.io~1config.hash",
+            json!("f".repeat(32)),
+        ),
+    ] {
+        let mut other = mirror.clone();
+        *other.pointer_mut(pointer).unwrap() = value.clone();
+        refused(other, &format!("{pointer}: {value}"));
+    }
+}
+
+#[test]
+fn node_keeps_its_ranges_and_its_readiness() {
+    let kind = super::super::kinds::Kind::new("", "v1", "Node", "nodes");
+    let node = json!({
+        "metadata": {"name": "n"},
+        "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"], "providerID": "x"},
+        "status": {"addresses": [{"type": "Hostname", "address": "n"}], "conditions": [
+            {"type": "DiskPressure", "status": "False"},
+            {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"},
+        ]},
+    });
+    let received = serde_json::from_value(node).unwrap();
+    let read =
+        <Value as super::super::read::Readable>::read(received, &kind, &mut Default::default());
+    let objects = read.objects.unwrap();
+    let node = serde_json::to_value(&objects.nodes[0].object).unwrap();
+    assert_eq!(
+        node["spec"],
+        json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]})
+    );
+    assert_eq!(
+        node["status"],
+        json!({"conditions": [{"type": "Ready", "status": "True"}]})
+    );
 }
 
 #[tokio::test(start_paused = true)]
