@@ -116,6 +116,7 @@ impl Interceptor {
     /// Guard first, so that a connection around the agent is never possible.
     fn write_closed(&self, closed: &ClosedPod) -> Result<(), InterceptError> {
         let netns = closed.netns;
+        self.set_device_mode(netns, true)?;
         let guard = self.guard_entry(closed.cgroup_id)?;
         // A sandbox that was made again shares the pod's cgroup, which is its to guard then.
         let shared = guard.map(|guard| self.is_of_another(&guard, netns));
