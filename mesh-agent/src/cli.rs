@@ -16,6 +16,7 @@ pub mod policy;
 pub mod precheck;
 mod probe;
 pub mod ready;
+pub mod remote;
 pub mod run;
 mod status;
 mod table;
@@ -43,6 +44,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/isthmus";
 #[derive(Debug, Parser)]
 #[command(name = "mesh-agent", version, disable_help_subcommand = true)]
 pub struct Cli {
+    /// The agent to ask.
+    #[command(flatten)]
+    pub remote: remote::RemoteArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -108,6 +112,9 @@ pub struct Query {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+    /// The agent to ask.
+    #[command(flatten)]
+    pub remote: remote::RemoteArgs,
 }
 
 /// Why a command failed, in one sentence for the person who gave it.
@@ -116,6 +123,9 @@ pub enum CliError {
     /// The agent could not be asked.
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// The agent of another node could not be asked.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// The pins could not be removed.
     #[error(transparent)]
     Clean(#[from] clean::CleanError),
@@ -143,12 +153,16 @@ pub enum CliError {
 }
 
 impl Tool {
-    /// Carries the command out. The exit code is 1 when `check`, `precheck` or `audit` found
-    /// something missing, or `policy lint` something wrong.
+    /// Carries the command out, here or in the pod of the agent that is named. The exit code is
+    /// 1 when `check`, `precheck` or `audit` found something missing, or `policy lint` something
+    /// wrong.
     ///
     /// # Errors
     /// See [`CliError`].
     pub async fn run(&self) -> Result<ExitCode, CliError> {
+        if let Some((place, words)) = self.forwarded() {
+            return Ok(remote::run(&place, words).await?);
+        }
         match self {
             Self::Status(query) => query.show("/status", status::render).await?,
             Self::Workloads(query) => {

@@ -32,7 +32,11 @@ fn main() -> ExitCode {
     if cni::is_called(std::env::args_os()) {
         return cni::run();
     }
-    match Cli::parse().command {
+    let command = match Cli::parse().resolve() {
+        Ok(command) => command,
+        Err(error) => return report(Err(error.into())),
+    };
+    match command {
         Command::Run(args) => agent(*args),
         Command::Cni(_) => cni::run(),
         Command::Tool(tool) => report(use_tool(&tool)),

@@ -21,6 +21,14 @@ pub(super) fn print(text: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Prints to standard error. A reader that has gone is no failure.
+pub(super) fn print_error(text: &[u8]) -> io::Result<()> {
+    match io::stderr().lock().write_all(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Prints a JSON document and ends its line.
 pub(super) fn print_json(document: &[u8]) -> io::Result<()> {
     print(document)?;

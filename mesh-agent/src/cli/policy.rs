@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::remote::RemoteArgs;
 use super::{CliError, DEFAULT_RUN_DIR, Format, output};
 use crate::config::{ConfigError, read_folder};
 use crate::model::Severity;
@@ -46,6 +47,9 @@ pub struct SimulateArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+    /// The agent whose flows are taken.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 /// Options of `mesh-agent policy lint`.

@@ -69,6 +69,8 @@ pub(crate) fn pack(object: &Path, arch: Arch, dev: bool, archive: &Path) -> Resu
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let root = Root::create(&archive.with_extension("root"))?;
     root.stripped(&format!("{}strip", arch.tools()), &binary, "mesh-agent")?;
+    // On the PATH, for `kubectl exec POD -- mesh-agent status`. The manifests name the other.
+    root.link(Path::new("/mesh-agent"), "usr/bin/mesh-agent")?;
     let image = Image {
         name: &format!("{NAME}:{}", env!("CARGO_PKG_VERSION")),
         entrypoint: &["/mesh-agent"],

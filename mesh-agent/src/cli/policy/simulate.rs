@@ -9,7 +9,7 @@ use super::{PolicyError, SimulateArgs};
 use crate::admin::client;
 use crate::cli::flows::source;
 use crate::cli::table::{self, Kind};
-use crate::cli::{CliError, Format, output};
+use crate::cli::{CliError, Format, Query, output, remote};
 use crate::config::read_folder;
 use crate::observe::Flow;
 use crate::simulate::{Change, Simulation, simulate};
@@ -30,7 +30,7 @@ impl SimulateArgs {
             flows.extend(saved(path)?);
         }
         if self.flows.is_empty() {
-            flows = client::get(&self.run_dir, "/flows").await?;
+            flows = self.running().await?;
         }
         let simulation = simulate(&flows, &loaded.world);
         let problems: Vec<_> = loaded.problems.iter().map(ToString::to_string).collect();
@@ -46,6 +46,18 @@ impl SimulateArgs {
             }
         }
         Ok(())
+    }
+}
+
+impl SimulateArgs {
+    /// The flows of the running agent.
+    async fn running(&self) -> Result<Vec<Flow>, CliError> {
+        let Some(place) = self.remote.place() else {
+            return Ok(client::get(&self.run_dir, "/flows").await?);
+        };
+        let words = Query::flows(&self.remote, &self.run_dir);
+        let answer = remote::output(&place, words).await?;
+        Ok(serde_json::from_slice(&answer).map_err(client::ClientError::Answer)?)
     }
 }
 

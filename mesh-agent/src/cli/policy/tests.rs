@@ -118,6 +118,7 @@ async fn a_file_that_holds_no_flows_is_named() {
         flows: vec![flows],
         output: Format::Json,
         run_dir: dir.path().to_owned(),
+        remote: RemoteArgs::default(),
     };
     let error = args(path).run().await.unwrap_err().to_string();
     assert!(error.contains("flows.json holds no flows"), "{error}");
