@@ -49,15 +49,19 @@ pub fn agent_event(ctx: &SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => publish_client(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => agent_accepts(ctx),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
-            if stored::<Client>(ctx.ops, &CLIENT_OF).is_some() {
-                let key = opened(ctx.ops);
-                withdraw(&CLIENTS, &key, |usage| unsafe { &raw mut (*usage).clients });
-            }
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => agent_socket_closes(ctx),
         _ => {}
     }
     DONE
+}
+
+#[inline(always)]
+fn agent_socket_closes(ctx: &SockOpsContext) {
+    if stored::<Client>(ctx.ops, &CLIENT_OF).is_some() {
+        let key = opened(ctx.ops);
+        // SAFETY: a place in a map's element.
+        withdraw(&CLIENTS, &key, |usage| unsafe { &raw mut (*usage).clients });
+    }
 }
 
 /// The agent must learn the original destination of a redirected connection.
