@@ -103,7 +103,7 @@ fn direction_is_that_of_the_policy_types_and_of_their_default() {
     ] {
         let mut spec = spec;
         spec["podSelector"] = json!({});
-        assert_eq!(shut(&[spec.clone()]), expected, "{spec}");
+        assert_eq!(shut(std::slice::from_ref(&spec)), expected, "{spec}");
     }
 }
 
