@@ -92,6 +92,23 @@ impl Cluster {
     /// # Errors
     /// Carries what the command said.
     pub fn uninstall_by_command(&self) -> Result<()> {
+        process::run(self.administrator(&["uninstall", "--crds"])?)?
+            .success()
+            .map(drop)
+            .with_context(|| self.mesh_logs())
+    }
+
+    /// What `mesh-agent precheck` prints, whatever it finds.
+    ///
+    /// # Errors
+    /// Fails when it cannot be run.
+    pub fn precheck(&self) -> Result<String> {
+        let finished = process::run(self.administrator(&["precheck"])?)?;
+        Ok(format!("{}{}", finished.stdout, finished.stderr))
+    }
+
+    /// `mesh-agent` as the cluster's administrator runs it.
+    fn administrator(&self, words: &[&str]) -> Result<Command> {
         let name = self.folder().file_name().unwrap_or_default();
         let mut command = Command::new("nsenter");
         command
@@ -101,12 +118,9 @@ impl Cluster {
             ))
             .arg("--")
             .arg(process::own_program("mesh-agent")?)
-            .args(["uninstall", "--crds"])
+            .args(words)
             .env("KUBECONFIG", self.folder().join("admin.kubeconfig"));
-        process::run(command)?
-            .success()
-            .map(drop)
-            .with_context(|| self.mesh_logs())
+        Ok(command)
     }
 
     /// What the pods of the mesh look like, and the last that they printed.

@@ -74,7 +74,10 @@ fn port_is_shut_by_rules_that_do_not_name_it() {
 #[test]
 fn port_is_open_by_the_name_that_the_pod_gives_to_it() {
     let named = json!({"podSelector": {}, "ingress": [{"ports": [{"port": "hbone"}]}]});
-    assert_eq!(shut_with(&[named.clone()], &["hbone".into()]), "");
+    assert_eq!(
+        shut_with(std::slice::from_ref(&named), &["hbone".into()]),
+        ""
+    );
     assert_eq!(shut_with(&[named], &["tunnel".into()]), "in");
 }
 
