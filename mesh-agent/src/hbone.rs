@@ -10,6 +10,7 @@ mod baggage;
 pub mod client;
 mod forwarded;
 mod keepalive;
+mod outflow;
 mod pool;
 mod request;
 pub mod server;

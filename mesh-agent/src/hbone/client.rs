@@ -5,10 +5,12 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use super::outflow::{Side, Watched};
 use super::slots::{Lease, Slots};
 use super::stream::Piece;
 use super::{ConnectRequest, TunnelError, TunnelSettings, TunnelStream, keepalive};
@@ -110,6 +112,8 @@ impl TunnelClient {
             .max_header_list_size(settings.max_header_list)
             .max_send_buffer_size(settings.send_buffer)
             .initial_max_send_streams(settings.max_streams as usize);
+        let slots = Slots::new(freed);
+        let io = Watched::new(io, Side::Client, Arc::clone(slots.outflow()));
         let handshake = builder.handshake::<_, Piece>(io);
         let (sender, mut connection) = tokio::time::timeout(settings.handshake_timeout, handshake)
             .await
@@ -118,7 +122,7 @@ impl TunnelClient {
         let driver = drive(connection, pings, settings.clone());
         let client = Self {
             sender,
-            slots: Slots::new(freed),
+            slots,
             settings: settings.clone(),
             session: None,
         };
@@ -188,6 +192,18 @@ impl TunnelClient {
     /// Streams open now, counting those that wait for their answer.
     pub fn streams_in_use(&self) -> usize {
         self.slots.used()
+    }
+
+    /// Whether one more stream would find room in the peer's connection window.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.outflow().has_room()
+    }
+
+    /// Whether the peer's certificate is valid still. With one that has expired, the tunnel
+    /// carries what it carries and nothing new.
+    pub(super) fn is_current(&self, now: SystemTime) -> bool {
+        self.session()
+            .is_none_or(|session| !session.has_expired(now))
     }
 
     /// Whether another stream may be opened now.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::outflow::{Side, Watched};
 use super::slots::{Lease, Slots};
 use super::stream::Piece;
 use super::{
@@ -27,10 +28,12 @@ const MAX_REMEMBERED_RESETS: usize = 64;
 
 /// The accepting end of a tunnel; dropping it cuts the tunnel.
 pub struct TunnelServer<IO> {
-    connection: h2::server::Connection<IO, Piece>,
+    connection: h2::server::Connection<Watched<IO>, Piece>,
     keepalive: Pin<Box<dyn Future<Output = TunnelError> + Send>>,
     idle: Pin<Box<Sleep>>,
     idle_armed: bool,
+    /// When it drains, if not earlier.
+    due: Option<Pin<Box<Sleep>>>,
     slots: Arc<Slots>,
     settings: TunnelSettings,
     ended: bool,
@@ -75,6 +78,8 @@ where
         .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_local_error_reset_streams(Some(MAX_CLIENT_ERRORS))
         .max_pending_accept_reset_streams(MAX_RESET_BEFORE_ACCEPT);
+    let slots = Slots::new(Arc::new(Notify::new()));
+    let io = Watched::new(io, Side::Server, Arc::clone(slots.outflow()));
     let handshake = builder.handshake::<_, Piece>(io);
     let mut connection = tokio::time::timeout(settings.handshake_timeout, handshake)
         .await
@@ -89,7 +94,8 @@ where
         keepalive,
         idle: Box::pin(tokio::time::sleep(settings.serve_idle)),
         idle_armed: true,
-        slots: Slots::new(Arc::new(Notify::new())),
+        due: None,
+        slots,
         settings: settings.clone(),
         ended: false,
     })
@@ -111,6 +117,15 @@ where
     /// returns `None`. Dropping the server instead cuts them.
     pub fn drain(&mut self) {
         self.connection.graceful_shutdown();
+    }
+
+    /// Drains the tunnel at that time, unless an earlier one was set.
+    pub fn drain_at(&mut self, time: Instant) {
+        match &mut self.due {
+            Some(due) if due.deadline() <= time => {}
+            Some(due) => due.as_mut().reset(time),
+            None => self.due = Some(Box::pin(tokio::time::sleep_until(time))),
+        }
     }
 
     /// Streams open now, counting those not yet answered.
@@ -142,7 +157,8 @@ where
                         self.ended = true;
                         return Poll::Ready(Some(Err(dead)));
                     }
-                    if !self.drain_if_idle(cx) {
+                    let (idle, due) = (self.drain_if_idle(cx), self.drain_if_due(cx));
+                    if !idle && !due {
                         return Poll::Pending;
                     }
                 }
@@ -170,6 +186,17 @@ where
             body,
             lease,
         })
+    }
+
+    /// As [`Self::drain_if_idle`], at the time that was set.
+    fn drain_if_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = self.due.as_mut();
+        if due.is_none_or(|due| due.as_mut().poll(cx).is_pending()) {
+            return false;
+        }
+        self.due = None;
+        self.drain();
+        true
     }
 
     /// True when it has just started the drain, so the connection has to be

@@ -9,10 +9,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::outflow::Outflow;
+
 /// The count of one tunnel, and whom to tell when a place becomes free.
 #[derive(Debug)]
 pub(super) struct Slots {
     used: AtomicUsize,
+    /// What the streams have on its way to the peer.
+    outflow: Arc<Outflow>,
     freed: Arc<Notify>,
     began: Instant,
     /// Milliseconds from `began` to the end of the last stream.
@@ -27,6 +31,7 @@ impl Slots {
     pub(super) fn new(freed: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicUsize::new(0),
+            outflow: Outflow::new(),
             freed,
             began: Instant::now(),
             last_end: AtomicU64::new(0),
@@ -49,8 +54,18 @@ impl Slots {
         (self.used() == 0).then(|| self.began + last_end)
     }
 
+    pub(super) fn outflow(&self) -> &Arc<Outflow> {
+        &self.outflow
+    }
+
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Lease {
+    pub(super) fn outflow(&self) -> &Arc<Outflow> {
+        &self.0.outflow
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::outflow::Allowance;
 use super::slots::Lease;
 use crate::tls::Session;
 
@@ -38,6 +39,7 @@ pub struct TunnelRead {
 pub struct TunnelWrite {
     inner: h2::SendStream<Piece>,
     pieces: Arc<Semaphore>,
+    allowance: Allowance,
     ended: bool,
     _lease: Arc<Lease>,
 }
@@ -86,6 +88,7 @@ impl TunnelStream {
                 _lease: lease.clone(),
             },
             write: TunnelWrite {
+                allowance: lease.outflow().stream(write.stream_id().as_u32()),
                 inner: write,
                 pieces: Arc::new(Semaphore::new(PIECES_IN_FLIGHT)),
                 ended: false,
@@ -156,6 +159,7 @@ impl TunnelWrite {
     pub fn send(&mut self, credit: Credit, data: Bytes) -> Result<(), StreamError> {
         debug_assert!(data.len() <= credit.len, "sent more than was granted");
         let short = data.len() < credit.len;
+        self.allowance.handed_over(data.len());
         let piece = Piece {
             data,
             _permit: Some(credit.permit),
@@ -231,6 +235,11 @@ impl TunnelWrite {
         if let Poll::Ready(error) = self.poll_reset(cx) {
             return Poll::Ready(Err(error));
         }
+        let Poll::Ready(want) = self.allowance.poll(cx, want) else {
+            // What HTTP/2 still holds ready for the stream is for the others.
+            self.inner.reserve_capacity(0);
+            return Poll::Pending;
+        };
         self.inner.reserve_capacity(want);
         // `poll_capacity` tells only of an increase; what is there already has
         // to be asked for.

@@ -4,6 +4,7 @@ mod flow;
 mod hostile;
 mod interop;
 mod lifetime;
+mod shares;
 
 use bytes::Bytes;
 

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::Pod;
@@ -23,6 +24,10 @@ use crate::observe::{Connection, Direction, Opening, Outcome, Reason};
 use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
 use crate::tls::{self, HANDSHAKE_DEADLINE, HandshakeFailure, Secured, Session};
+
+/// Time in which the tunnels are drained whose roots changed, so that their peers do not all
+/// shake hands in the same moment.
+const ROOTS_CHANGED: Duration = Duration::from_secs(30);
 
 /// Who is at the other end of a tunnel, as its handshake settled it.
 struct Tunnel {
@@ -113,10 +118,14 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
     let mut judged = shared.judged.subscribe();
     let mut settings = shared.settings.subscribe();
     let mut last_call = false;
+    let (session, spread) = (&tunnel.session, tls::random_fraction());
+    server.drain_at(Instant::now() + session.time_to_renew(SystemTime::now(), spread));
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
                 Some(Ok(incoming)) => {
+                    // It should have drained before; the clock was set.
+                    last_call |= session.has_expired(SystemTime::now());
                     tokio::task::spawn_local(stream(Rc::clone(&tunnel), incoming));
                 }
                 // Streams under way were counted and logged, each with this as its end. A peer
@@ -132,9 +141,13 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
             Ok(()) = settings.changed(), if !last_call => last_call = true,
             // The streams were cut before this was told, each with its reason.
             Ok(()) = judged.changed() => {
-                let now = SystemTime::now();
-                if tunnel.session.confirm(&shared.trust.current(), now).is_err() {
+                let (now, trust) = (SystemTime::now(), shared.trust.current());
+                if session.confirm(&trust, now).is_err() {
                     return;
+                }
+                if !session.has_roots_of(&trust) {
+                    // The peer is to prove itself under the new roots, before the old ones go.
+                    server.drain_at(Instant::now() + ROOTS_CHANGED.mul_f64(spread));
                 }
             }
         }

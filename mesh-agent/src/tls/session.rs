@@ -4,14 +4,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::CommonState;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::judge::Presented;
-use super::verify::{Grounds, Verifier};
+use super::verify::{Grounds, RootsUsed, Verifier};
 use super::{ALPN, HandshakeFailure, Role, provider};
 use crate::identity::{PeerIdentityError, SpiffeId, Trust, leaf};
 
@@ -36,6 +36,8 @@ struct Evidence {
     /// End of the peer's certificate.
     not_after: SystemTime,
     grounds: Arc<Grounds>,
+    /// The roots that there were for the peer's trust domain.
+    roots: RootsUsed,
     algorithms: WebPkiSupportedAlgorithms,
     /// Number of the trust under which it was last found to hold.
     holds_under: AtomicU64,
@@ -69,6 +71,7 @@ impl Session {
                 at: proof.at,
                 not_after,
                 grounds: Arc::clone(verifier.grounds()),
+                roots: proof.roots.clone(),
                 algorithms: verifier.algorithms(),
                 holds_under: AtomicU64::new(proof.trust),
             }),
@@ -79,6 +82,24 @@ impl Session {
     /// it is good for nothing new.
     pub fn has_expired(&self, now: SystemTime) -> bool {
         self.evidence.not_after < now
+    }
+
+    /// Time from `now` until the peer should prove itself again, so that its certificate does
+    /// not expire while it opens streams: when between 80 and 90 % of the time is over that
+    /// the certificate had left in the handshake, as `spread` says (0 to 1). Its holder has
+    /// renewed it by then: ztunnel and we do that at half of its life.
+    pub fn time_to_renew(&self, now: SystemTime, spread: f64) -> Duration {
+        let evidence = &*self.evidence;
+        let began = UNIX_EPOCH + Duration::from_secs(evidence.at.as_secs());
+        let left = evidence.not_after.duration_since(began).unwrap_or_default();
+        let renew = began + left.mul_f64(0.8 + 0.1 * spread);
+        renew.duration_since(now).unwrap_or_default()
+    }
+
+    /// Whether the roots of the peer's trust domain under `trust` are those of the handshake.
+    pub fn has_roots_of(&self, trust: &Trust) -> bool {
+        let evidence = &*self.evidence;
+        evidence.roots == evidence.grounds.roots(trust, self.peer.trust_domain())
     }
 
     /// [`Self::still_trusted`], looked up where `trust` is what it was last found to

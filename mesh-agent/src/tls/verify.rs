@@ -42,6 +42,25 @@ pub(crate) struct Proof {
     pub(super) at: UnixTime,
     /// Number of the trust that it was judged by.
     pub(super) trust: u64,
+    pub(super) roots: RootsUsed,
+}
+
+/// The roots that could vouch for a peer, to tell whether they changed since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RootsUsed {
+    told: Option<Arc<Anchors>>,
+    brought: Option<Arc<Anchors>>,
+}
+
+impl PartialEq for RootsUsed {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |one: &Option<Arc<Anchors>>, other: &Option<Arc<Anchors>>| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.all() == other.all(),
+            (None, None) => true,
+            _ => false,
+        };
+        same(&self.told, &other.told) && same(&self.brought, &other.brought)
+    }
 }
 
 impl Grounds {
@@ -61,6 +80,15 @@ impl Grounds {
     /// Exchanges them with the certificate.
     pub(crate) fn bring(&self, own_roots: Option<Arc<Anchors>>) {
         self.own_roots.store(own_roots);
+    }
+
+    /// The roots for `domain` at this moment.
+    pub(super) fn roots(&self, trust: &Trust, domain: &TrustDomain) -> RootsUsed {
+        let brought = self.own_roots().filter(|_| *domain == self.own);
+        RootsUsed {
+            told: trust.anchors(domain).cloned(),
+            brought,
+        }
     }
 
     /// [`judge`] under these grounds, and `trust`.
@@ -125,6 +153,7 @@ impl Verifier {
             now,
         );
         let verdict = judged.map(|peer| Proof {
+            roots: self.grounds.roots(&trust, peer.trust_domain()),
             peer,
             at: now,
             trust: trust.number(),

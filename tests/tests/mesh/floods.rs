@@ -187,7 +187,7 @@ fn ensure_bounded(node: &Node, before: u64) -> Result<()> {
 }
 
 /// Bytes that the live connections of a node have taken from applications.
-fn carried(node: &Node) -> Result<u64> {
+pub(crate) fn carried(node: &Node) -> Result<u64> {
     let all = node.cli("connections")?;
     let all = all
         .as_array()

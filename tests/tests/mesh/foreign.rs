@@ -63,6 +63,13 @@ impl Authority {
         self.sign(&params(uris)?)
     }
 
+    /// A certificate for a URI, valid until `end`.
+    pub(crate) fn leaf_until(&self, uri: &str, end: SystemTime) -> Result<CertifiedKey> {
+        let mut params = params(&[uri])?;
+        params.not_after = end.into();
+        self.sign(&params)
+    }
+
     /// A certificate whose time is over.
     pub(crate) fn expired(&self, uri: &str) -> Result<CertifiedKey> {
         let mut params = params(&[uri])?;

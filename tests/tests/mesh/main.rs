@@ -65,3 +65,4 @@ mod wire_peer;
 mod wire_server;
 mod wire_target;
 mod ztunnel;
+mod ztunnel_tunnels;

@@ -112,6 +112,22 @@ impl Peer {
         })
     }
 
+    /// A tunnel with a TLS configuration of the test's own.
+    pub(crate) fn tunnel_with(
+        &self,
+        from: &Pod,
+        at: SocketAddr,
+        config: ClientConfig,
+    ) -> Result<Tunnel> {
+        let tcp = dial(from, at)?;
+        self.run(async {
+            let connector = TlsConnector::from(Arc::new(config));
+            let name = ServerName::try_from("nobody.invalid")?;
+            let tls = connector.connect(name, TcpStream::from_std(tcp)?).await?;
+            Tunnel::start(tls).await
+        })
+    }
+
     /// A client configuration of the mesh, for the test to change.
     pub(crate) fn config(&self, from: &Pod, to: &Pod) -> Result<ClientConfig> {
         let expected: SpiffeId = to.identity().parse()?;

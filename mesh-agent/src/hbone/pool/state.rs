@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
 use super::carry::Tunnel;
 use super::dial::{Dial, Dialling, Outcome};
 use super::{Cut, PoolError, PoolSettings, PoolStats};
+use crate::hbone::TunnelClient;
 use crate::hbone::slots::Lease;
 use crate::tls::Session;
 
@@ -77,8 +79,11 @@ where
         let mut entries = self.entries.borrow_mut();
         let mut taken = 0;
         if let Some(entry) = entries.get_mut(key) {
-            entry.tunnels.retain(|tunnel| tunnel.client.is_alive());
-            if !fresh && let Some((tunnel, lease)) = entry.lease() {
+            let now = SystemTime::now();
+            entry
+                .tunnels
+                .retain(|tunnel| tunnel.client.is_alive() && tunnel.client.is_current(now));
+            if !fresh && let Some((tunnel, lease)) = entry.lease(TunnelClient::has_room) {
                 return Place::Stream(tunnel, lease);
             }
             let streams = self.settings.tunnel.max_streams as usize;
@@ -90,7 +95,12 @@ where
             taken = entry.tunnels.len() + entry.dials.len();
         }
         if taken >= self.settings.max_tunnels_per_key || !self.make_room(&mut entries) {
-            return Place::Full;
+            // One whose streams stall is better than none.
+            let any = entries.get(key).filter(|_| !fresh);
+            return match any.and_then(|entry| entry.lease(|_| true)) {
+                Some((tunnel, lease)) => Place::Stream(tunnel, lease),
+                None => Place::Full,
+            };
         }
         let dial = Dial::new();
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
@@ -183,9 +193,9 @@ where
 }
 
 impl<E> Entry<E> {
-    /// A place on the first tunnel that has one, so that the last fall idle.
-    fn lease(&self) -> Option<(Rc<Tunnel>, Arc<Lease>)> {
-        let mut tunnels = self.tunnels.iter();
+    /// A place on the first tunnel that has one and suits, so that the last fall idle.
+    fn lease(&self, suits: impl Fn(&TunnelClient) -> bool) -> Option<(Rc<Tunnel>, Arc<Lease>)> {
+        let mut tunnels = self.tunnels.iter().filter(|tunnel| suits(&tunnel.client));
         tunnels.find_map(|tunnel| Some((tunnel.clone(), tunnel.client.lease()?)))
     }
 

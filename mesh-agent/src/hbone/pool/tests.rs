@@ -6,6 +6,7 @@ mod limits;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::DuplexStream;
@@ -14,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::{Connected, Pool, PoolError, PoolSettings};
 use crate::hbone::testing::{Served, paused, pipe, request, serve};
 use crate::hbone::{OpenError, StreamError, TunnelSettings, TunnelStream};
+use crate::tls::Session;
 
 type Opened = Result<TunnelStream, PoolError<&'static str>>;
 
@@ -32,6 +34,8 @@ struct Destination {
     served: Rc<RefCell<Vec<JoinHandle<()>>>>,
     /// The far ends of all streams.
     streams: Rc<RefCell<Vec<TunnelStream>>>,
+    /// What its handshakes agreed on, of the first dial on.
+    sessions: Rc<RefCell<std::collections::VecDeque<Arc<Session>>>>,
 }
 
 impl Destination {
@@ -43,6 +47,7 @@ impl Destination {
             fails: Rc::default(),
             served: Rc::default(),
             streams: Rc::default(),
+            sessions: Rc::default(),
         }
     }
 
@@ -61,8 +66,14 @@ impl Destination {
     }
 
     async fn open(&self, pool: &Pool<u8, &'static str>, key: u8) -> Opened {
-        pool.open(&key, &request(), async || connected(self.dial().await?))
-            .await
+        pool.open(&key, &request(), async || {
+            let session = self.sessions.borrow_mut().pop_front();
+            Ok(Connected {
+                session,
+                ..connected(self.dial().await?)?
+            })
+        })
+        .await
     }
 
     /// Opens `count` streams at once.

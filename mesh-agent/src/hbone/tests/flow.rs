@@ -11,7 +11,7 @@ use crate::hbone::{TunnelSettings, TunnelStream, TunnelWrite, server};
 
 /// Sends until nothing more is taken and returns how much was. Under a paused
 /// clock the time runs out only when neither end has anything left to do.
-async fn fill(write: &mut TunnelWrite, piece: usize) -> usize {
+pub(super) async fn fill(write: &mut TunnelWrite, piece: usize) -> usize {
     let data = Bytes::from(vec![7; piece]);
     let mut sent = 0;
     loop {

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use crate::hbone::testing::{local, paused, pipe, read_all, request, serve, stream, tunnel};
-use crate::hbone::{OpenError, StreamError, TunnelClient, TunnelError, TunnelSettings};
+use crate::hbone::testing::{
+    client, local, paused, pipe, read_all, request, serve, stream, tunnel,
+};
+use crate::hbone::{OpenError, StreamError, TunnelClient, TunnelError, TunnelSettings, server};
 
 /// Reads and throws away: a peer that has HTTP/2's bytes but never answers.
 fn swallow(mut io: tokio::io::DuplexStream) {
@@ -120,6 +123,40 @@ fn draining_lets_streams_finish_and_takes_no_new_ones() {
         assert_eq!(read_all(&mut near_read).await, "");
         drop((near_read, near, far_read, far));
         assert_eq!(served.end.await.unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn drain_at_takes_the_earlier_time_and_lets_streams_go_on() {
+    paused(async {
+        let settings = TunnelSettings::default();
+        let (near, far) = pipe();
+        let (client, server) = tokio::join!(client(near, &settings), server::serve(far, &settings));
+        let mut server = server.unwrap();
+        let began = Instant::now();
+        let due = Duration::from_secs(3600);
+        for time in [2 * due, due, 3 * due] {
+            server.drain_at(began + time);
+        }
+        let (found, mut incoming) = mpsc::unbounded_channel();
+        spawn_local(async move {
+            while let Some(Ok(one)) = server.accept().await {
+                drop(found.send(one));
+            }
+        });
+        let asked = request();
+        let (near, far) = tokio::join!(client.open(&asked), async {
+            incoming.recv().await.unwrap().accept().unwrap()
+        });
+        let (near, far) = (near.unwrap(), far);
+        tokio::time::sleep(due - Duration::from_secs(1)).await;
+        assert!(client.is_alive(), "it drained too early");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!client.is_alive(), "it did not drain");
+        let ((_near_read, mut near), (mut far_read, _far)) = (near.split(), far.split());
+        near.write(Bytes::from_static(b"after")).await.unwrap();
+        near.finish().unwrap();
+        assert_eq!(read_all(&mut far_read).await, "after");
     });
 }
 

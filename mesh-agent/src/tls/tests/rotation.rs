@@ -105,3 +105,44 @@ async fn a_tunnel_outlives_its_certificate() {
     // The machine's own clock says another time than the test's altogether.
     session.still_trusted(&trust.current(), epoch()).unwrap();
 }
+
+#[tokio::test]
+async fn session_is_to_be_renewed_well_before_the_peers_certificate_ends() {
+    let ca = TestCa::new("cluster.local");
+    // A certificate of a minute, half of which is over.
+    let minute = std::time::Duration::from_secs(60);
+    let web = super::peers::credential_at(&ca, "web", epoch(), epoch() + minute).await;
+    let db = super::peers::credential_at(&ca, "db", epoch(), epoch() + DAY).await;
+    db.clock.set(epoch() + minute / 2);
+    web.clock.set(epoch() + minute / 2);
+    let now = epoch() + minute / 2;
+    let (accepted, _) = handshake(&db.credential, &web.credential, &id("db")).await;
+    let session = accepted.unwrap();
+    assert_eq!(session.time_to_renew(now, 0.0).as_secs(), 24);
+    assert_eq!(session.time_to_renew(now, 1.0).as_secs(), 27);
+    let later = now + std::time::Duration::from_secs(20);
+    assert_eq!(session.time_to_renew(later, 0.0).as_secs(), 4);
+    assert!(session.time_to_renew(now + minute, 1.0).is_zero());
+}
+
+#[tokio::test]
+async fn session_tells_whether_the_roots_changed_since_its_handshake() {
+    let (old, new) = (TestCa::new("cluster.local"), TestCa::new("cluster.local"));
+    let trust = trusting(&old);
+    let web = credential_under(&old, &id("web"), &trust).await;
+    let db = credential_under(&old, &id("db"), &trust).await;
+    let (accepted, _) = handshake(&db, &web, &id("db")).await;
+    let session = accepted.unwrap();
+    assert!(session.has_roots_of(&trust.current()));
+    // Lists and the issuer say nothing of roots.
+    let list = old.list(&[], epoch() + HOUR);
+    trust.set_own(old.news(Revocation::Lists(vec![list])));
+    assert!(session.has_roots_of(&trust.current()));
+    set_roots(&trust, old.bundle_with(&new), &old);
+    assert!(!session.has_roots_of(&trust.current()));
+    set_roots(&trust, old.bundle(), &old);
+    assert!(
+        session.has_roots_of(&trust.current()),
+        "they are as they were"
+    );
+}
