@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, MetricsIdentities};
+use crate::budget::BudgetOptions;
 use crate::ca::client::RemoteError;
 use crate::ca::{CaError, FileError};
 use crate::config::{FolderSource, KubeSource, Source};
@@ -98,6 +99,8 @@ pub struct Options {
     pub workers: NonZeroUsize,
     /// How long connections may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// What pods may hold of the agent's descriptors and memory.
+    pub budget: BudgetOptions,
 }
 
 /// Where the mesh's configuration comes from.
@@ -213,6 +216,7 @@ pub async fn run(
         Arc::clone(&interceptor),
         Arc::clone(&identities.trust),
         Arc::clone(&observer),
+        limits::budget(&options.budget),
         Generation::nothing(),
         source.health(),
     );
@@ -226,7 +230,7 @@ pub async fn run(
         &options,
     );
     let fleet = Arc::new(fleet);
-    metrics::register(&registry, &interceptor, &fleet, &identities);
+    metrics::register(&registry, &interceptor, &fleet, &identities, &shared.budget);
     metrics::handshakes::register(&registry, &shared);
     let auditor = Auditor::new(&options.node, &fleet, &shared, threads.sockets);
     metrics::audit::register(&registry, &auditor);

@@ -18,6 +18,7 @@ mod settings;
 mod slots;
 mod stream;
 mod traceparent;
+mod window;
 
 pub use baggage::{Baggage, BaggageFields, WorkloadKind};
 pub use client::{OpenError, TunnelClient};

@@ -47,6 +47,7 @@ pub mod sockdiag;
 mod sys;
 
 pub use audit::{Fault, Repairs};
+pub(crate) use cgroup::own as own_cgroup;
 pub use cgroup::{cgroup2_mount, is_populated};
 pub use close::ClosedPod;
 pub use counters::Counters;

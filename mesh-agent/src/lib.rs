@@ -13,7 +13,8 @@
 //! 5. On the other node, `sk_lookup` brings the tunnel to the agent's listener
 //!    inside pod B. That agent proves to be pod B, learns who pod A is, asks its own
 //!    [`policy`], and dials the application over pod B's own address.
-//! 6. The [`relay`] carries bytes, half-closes and resets in both directions.
+//! 6. The [`relay`] carries bytes, half-closes and resets in both directions, within the pod's
+//!    [`budget`] of descriptors and buffered bytes.
 //! 7. [`observe`] writes the connection's one line and moves the counters; [`explain`]
 //!    says why policy spoke as it did, [`simulate`] what it would say under another
 //!    configuration, [`lint`] what is wrong with one; [`admin`] and [`cli`] show them.
@@ -47,6 +48,8 @@ pub mod ca;
 pub mod tls;
 
 mod handshakes;
+
+pub mod budget;
 
 pub mod hbone;
 

@@ -30,7 +30,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::intercept::NetnsCookie;
 
-pub use stash::{Family, SocketStash};
+pub use stash::{Family, PodSocket, SocketStash, TakeError};
 pub use thread::{NetnsGone, NetnsThread, NetnsThreads};
 
 /// Backlog of the agent's listener in a pod. The kernel caps it at the
@@ -195,6 +195,17 @@ impl Acceptor {
         // is when the `AsyncFd` that shares it is, or later.
         let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
         Ok(Self(registered?))
+    }
+
+    /// A connection that waits now, as a non-blocking descriptor.
+    ///
+    /// # Errors
+    /// Those of `accept4(2)`; `WouldBlock` when none waits.
+    pub fn try_accept(&self) -> io::Result<TcpStream> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let accepted = accept4(self.0.get_ref().as_raw_fd(), flags)?;
+        // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
+        Ok(unsafe { TcpStream::from_raw_fd(accepted) })
     }
 
     /// The next connection, as a non-blocking descriptor.

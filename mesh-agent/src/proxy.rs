@@ -11,6 +11,7 @@
 mod accept;
 mod affinity;
 mod balance;
+mod buffers;
 mod dial;
 mod end;
 mod inbound;
@@ -22,6 +23,7 @@ mod pod;
 mod probe;
 mod retry;
 mod route;
+mod spare;
 mod tunnels;
 mod worker;
 
@@ -34,6 +36,7 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
 
+use crate::budget::NodeBudget;
 use crate::config::KubeHealth;
 use crate::handshakes::Handshakes;
 use crate::identity::TrustStore;
@@ -127,6 +130,8 @@ pub struct Shared {
     pub trust: Arc<TrustStore>,
     /// Counters, live connections, access log.
     pub observer: Arc<Observer>,
+    /// What the connections of all pods hold, and may hold.
+    pub budget: Arc<NodeBudget>,
     /// True once the agent is shutting down: listeners close, tunnels drain.
     pub draining: watch::Sender<bool>,
     /// Connections of the audit's that are to arrive.
@@ -163,6 +168,7 @@ impl Shared {
         interceptor: Arc<Interceptor>,
         trust: Arc<TrustStore>,
         observer: Arc<Observer>,
+        budget: Arc<NodeBudget>,
         generation: Generation,
         api: Option<KubeHealth>,
     ) -> Arc<Self> {
@@ -172,6 +178,7 @@ impl Shared {
             generation: ArcSwap::from_pointee(generation),
             trust,
             observer,
+            budget,
             draining: watch::Sender::new(false),
             probes: Probes::default(),
             affinity: Affinity::new(),

@@ -15,10 +15,12 @@ mod watch;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::TcpStream;
 
+use crate::budget::{OverLimit, PodBudget};
 use crate::hbone::{StreamError, TunnelStream};
 use crate::observe::Meter;
 use down::Down;
@@ -43,23 +45,26 @@ pub enum RelayCause {
     TunnelLost,
     /// The agent ended it.
     Cut,
+    /// The pod may have no more bytes buffered, and this connection's reader does not read.
+    OverLimit(OverLimit),
     /// A socket failed in another way.
     Io(io::Error),
 }
 
 /// Relays between an application and a tunnel. `cut` ends it early, with a
-/// reset to both. Memory is bounded by the stream's two windows, whoever stops
-/// reading.
+/// reset to both. Memory is bounded by the stream's two windows, whichever side stops
+/// reading, and counts in `budget`.
 pub async fn relay_tunnel(
     app: TcpStream,
     tunnel: TunnelStream,
     meter: &Meter,
+    budget: &Arc<PodBudget>,
     cut: impl Future<Output = ()>,
 ) -> RelayEnd {
     let (mut read, mut write) = tunnel.split();
     let cause = {
-        let mut down = Down::new(&app, &mut read, meter);
-        let mut up = pin!(up::run(&app, &mut write, meter));
+        let mut down = Down::new(&app, &mut read, meter, budget.buffered());
+        let mut up = pin!(up::run(&app, &mut write, meter, budget));
         let mut broken = pin!(watch::broken(&app));
         let mut cut = pin!(cut);
         let (mut up_ends, mut down_ends) = (false, false);
@@ -101,9 +106,10 @@ pub async fn relay_tcp(
     app: TcpStream,
     peer: TcpStream,
     meter: &Meter,
+    budget: &Arc<PodBudget>,
     cut: impl Future<Output = ()>,
 ) -> RelayEnd {
-    let cause = plain::run(&app, &peer, meter, cut).await;
+    let cause = plain::run(&app, &peer, meter, budget, cut).await;
     if !matches!(cause, RelayCause::Finished) {
         reset(app);
         reset(peer);

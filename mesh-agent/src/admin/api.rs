@@ -229,6 +229,18 @@ pub struct Limits {
     pub open_files: u64,
     /// The soft limit of open file descriptors.
     pub max_open_files: u64,
+    /// Descriptors that the node's pods hold together.
+    #[serde(default)]
+    pub descriptors: u64,
+    /// The most of these.
+    #[serde(default)]
+    pub max_descriptors: u64,
+    /// Bytes that are buffered for the node's pods together.
+    #[serde(default)]
+    pub buffered_bytes: u64,
+    /// The most of these (`--node-buffered-bytes`).
+    #[serde(default)]
+    pub max_buffered_bytes: u64,
 }
 
 /// `GET /workloads`: one workload of the configuration.
@@ -258,6 +270,22 @@ pub struct WorkloadStatus {
     pub problems: Vec<String>,
     /// Seconds until its certificate expires; negative once it has.
     pub certificate_expires_in_s: Option<i64>,
+    /// What the agent holds for it; none for a pod that is not enrolled here.
+    #[serde(default)]
+    pub budget: Option<BudgetStatus>,
+}
+
+/// What the agent holds for one pod, and may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// Descriptors, one for each socket.
+    pub descriptors: u64,
+    /// The most of these (`--pod-descriptors`).
+    pub max_descriptors: u64,
+    /// Bytes that wait for a reader.
+    pub buffered_bytes: u64,
+    /// The most of these (`--pod-buffered-bytes`).
+    pub max_buffered_bytes: u64,
 }
 
 /// Where a workload stands with the agent that answers.

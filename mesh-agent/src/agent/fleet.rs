@@ -75,6 +75,7 @@ impl Fleet {
             threads,
             pods_cgroup: options.pods_cgroup.clone(),
             claims: Claims::default(),
+            budget: Arc::clone(&shared.budget),
         };
         let (enroller, state) = (Arc::new(enroller), Mutex::default());
         Self {

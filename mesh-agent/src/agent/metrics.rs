@@ -5,11 +5,13 @@ use std::sync::Arc;
 use mesh_common::counters::Counter;
 
 pub(super) mod audit;
+mod budget;
 pub(super) mod handshakes;
 mod identity;
 
 use super::authority::Identities;
 use super::fleet::Fleet;
+use crate::budget::NodeBudget;
 use crate::intercept::{Fill, Interceptor};
 use crate::observe::{Registry, Sample};
 
@@ -29,8 +31,10 @@ pub(super) fn register(
     interceptor: &Arc<Interceptor>,
     fleet: &Arc<Fleet>,
     identities: &Arc<Identities>,
+    node: &Arc<NodeBudget>,
 ) {
     identity::register(registry, identities);
+    budget::register(registry, node, fleet);
     let kernel = Arc::downgrade(interceptor);
     let counters = move || kernel.upgrade().and_then(|kernel| kernel.counters().ok());
     let guard = counters.clone();

@@ -127,6 +127,7 @@ impl AgentView for Starting {
             limits: Limits {
                 open_files,
                 max_open_files,
+                ..Limits::default()
             },
             log_lines_dropped: self.log_lines_dropped.get(),
             ..Status::default()

@@ -18,9 +18,10 @@ use super::fleet::{Fleet, ORPHANED, Orphan, is_strict};
 use super::{Options, limits};
 use crate::admin::AgentView;
 use crate::admin::api::{
-    ApiKindStatus, Attachment, AuditReport, CniStatus, ConfigStatus, KernelStatus, Limits,
-    ProbesStatus, Status, WorkloadState, WorkloadStatus,
+    ApiKindStatus, Attachment, AuditReport, BudgetStatus, CniStatus, ConfigStatus, KernelStatus,
+    Limits, ProbesStatus, Status, WorkloadState, WorkloadStatus,
 };
+use crate::budget::PodBudget;
 use crate::config::{KindHealth, KubeHealth, check_local_pod};
 use crate::explain::{self, ExplainError, Explanation, Question};
 use crate::intercept::Fault;
@@ -230,6 +231,7 @@ impl View {
             since_s: Some(orphan.since.elapsed().as_secs()),
             problems: vec![ORPHANED.to_owned()],
             certificate_expires_in_s: None,
+            budget: None,
         }
     }
 
@@ -242,6 +244,16 @@ impl View {
             *seen = (state, Instant::now());
         }
         seen.1.elapsed().as_secs()
+    }
+}
+
+fn budget_status(budget: &PodBudget) -> BudgetStatus {
+    let (descriptors, buffered) = (budget.descriptors(), budget.buffered_bytes());
+    BudgetStatus {
+        descriptors: descriptors.used,
+        max_descriptors: descriptors.limit,
+        buffered_bytes: buffered.used,
+        max_buffered_bytes: buffered.limit,
     }
 }
 
@@ -298,6 +310,8 @@ impl AgentView for View {
         let generation = self.shared.generation.load_full();
         let mesh = generation.world.mesh();
         let (open_files, max_open_files) = limits::open_files();
+        let budget = &self.shared.budget;
+        let (descriptors, buffered) = (budget.descriptors(), budget.buffered_bytes());
         let not_ready = self.ready().err().unwrap_or_default();
         let mut problems = self.fleet.problems();
         let chain = self.chain.get();
@@ -335,6 +349,10 @@ impl AgentView for View {
             limits: Limits {
                 open_files,
                 max_open_files,
+                descriptors: descriptors.used,
+                max_descriptors: descriptors.limit,
+                buffered_bytes: buffered.used,
+                max_buffered_bytes: buffered.limit,
             },
             log_lines_dropped: self.log_lines_dropped.get(),
         }
@@ -351,10 +369,8 @@ impl AgentView for View {
         let status = |workload: &Arc<Workload>| {
             let (state, problems) = self.judge(&generation.world, workload, &here);
             let local = *workload.node == *self.options.node;
-            let credential = here
-                .enrolled
-                .get(&workload.uid)
-                .and_then(|pod| pod.credential().ok());
+            let pod = here.enrolled.get(&workload.uid);
+            let credential = pod.and_then(|pod| pod.credential().ok());
             WorkloadStatus {
                 name: workload.name.to_string(),
                 namespace: workload.namespace.to_string(),
@@ -372,6 +388,7 @@ impl AgentView for View {
                 problems,
                 certificate_expires_in_s: credential
                     .map(|credential| identity::seconds_until(credential.info().not_after)),
+                budget: pod.map(|pod| budget_status(pod.budget())),
             }
         };
         let orphans = self.fleet.orphans();

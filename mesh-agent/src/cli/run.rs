@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::admin::MetricsIdentities;
 use crate::agent::{Authority, Options, SourceSettings};
+use crate::budget::BudgetOptions;
 use crate::ca::client::RemoteSettings;
 use crate::intercept::KubeletCgroup;
 use crate::node::chain;
@@ -102,6 +103,18 @@ pub struct RunArgs {
     /// Seconds that open connections are given to end after SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_timeout: u64,
+    /// Sockets that the agent holds for one pod at most; one in a tunnel, two in plaintext
+    /// [default: half of the agent's limit of open files, less what it keeps for itself].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pod_descriptors: Option<u64>,
+    /// Bytes that the agent holds for one pod at most because readers do not take them
+    /// [default: half of --node-buffered-bytes].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub pod_buffered_bytes: Option<u64>,
+    /// The same for all pods of the node [default: a quarter of the agent's memory limit, or a
+    /// sixteenth of the machine's memory; from 32 MiB to 1 GiB].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub node_buffered_bytes: Option<u64>,
     /// Form of the log on standard error; RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: logging::Format,
@@ -166,6 +179,11 @@ impl RunArgs {
             metrics_identities: self.metrics_identities,
             metrics_token: self.metrics_token,
             drain_timeout: Duration::from_secs(self.drain_timeout),
+            budget: BudgetOptions {
+                pod_descriptors: self.pod_descriptors,
+                pod_buffered_bytes: self.pod_buffered_bytes,
+                node_buffered_bytes: self.node_buffered_bytes,
+            },
         })
     }
 }

@@ -109,6 +109,16 @@ fn summary(out: &mut String, status: &Status) {
         format!("{} of {}", limits.open_files, limits.max_open_files),
     );
     line(
+        "pods hold",
+        format!(
+            "{} of {} descriptors, {} of {} MiB buffered",
+            limits.descriptors,
+            limits.max_descriptors,
+            limits.buffered_bytes >> 20,
+            limits.max_buffered_bytes >> 20
+        ),
+    );
+    line(
         "log",
         format!("{} dropped", count(status.log_lines_dropped, "line")),
     );

@@ -134,6 +134,7 @@ fn workloads_as_a_table() {
         since_s: Some(9),
         problems: vec![],
         certificate_expires_in_s: Some(86_000),
+        budget: None,
     };
     let broken = WorkloadStatus {
         name: "db-0".into(),
@@ -143,6 +144,15 @@ fn workloads_as_a_table() {
         certificate_expires_in_s: None,
         ..web.clone()
     };
+    let web = WorkloadStatus {
+        budget: Some(BudgetStatus {
+            descriptors: 60,
+            max_descriptors: 100,
+            buffered_bytes: 5,
+            max_buffered_bytes: 1000,
+        }),
+        ..web
+    };
     assert_eq!(
         workloads::render(&[web, broken]),
         "\
@@ -150,6 +160,7 @@ WORKLOAD    NODE  STATE         MODE    ADDRESSES         IDENTITY       CERT
 shop/web-0  left  enrolled      STRICT  10.1.0.5,fd00::5  shop/sa/web  23h53m
 shop/db-0   left  not-enrolled  -       10.1.0.5,fd00::5  shop/sa/web       -
 
+shop/web-0: holds 60 of 100 descriptors (--pod-descriptors), 5 of 1000 bytes buffered (--pod-buffered-bytes)
 shop/db-0: no network namespace at /run/netns/db; create it
 "
     );
@@ -170,6 +181,7 @@ fn pods_and_addresses_of_dual_stack_are_whole() {
         since_s: Some(9),
         problems: vec![],
         certificate_expires_in_s: Some(86_000),
+        budget: None,
     };
     assert_eq!(
         workloads::render(&[web]),
@@ -297,6 +309,10 @@ fn the_status_for_people() {
         limits: Limits {
             open_files: 40,
             max_open_files: 20_000,
+            descriptors: 30,
+            max_descriptors: 17_500,
+            buffered_bytes: 3 << 20,
+            max_buffered_bytes: 512 << 20,
         },
         log_lines_dropped: 0,
     };
@@ -315,6 +331,7 @@ kernel        6.18.0
 probes        NOT let through: no kubelet runs here
 traffic       2 connections open, 1 tunnel open
 open files    40 of 20000
+pods hold     30 of 17500 descriptors, 3 of 512 MiB buffered
 log           no lines dropped
 
 KERNEL PROGRAM  ATTACHED  LINK  PROG  TAG

@@ -2,7 +2,7 @@
 
 use super::human;
 use super::table::{self, Kind};
-use crate::admin::api::WorkloadStatus;
+use crate::admin::api::{BudgetStatus, WorkloadStatus};
 
 pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
     if workloads.is_empty() {
@@ -20,9 +20,10 @@ pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
     let rows: Vec<_> = workloads.iter().map(row).collect();
     let mut out = table::render(&columns, &rows);
     for workload in workloads {
-        for problem in &workload.problems {
+        let near_limit = workload.budget.as_ref().and_then(near_limit);
+        for note in workload.problems.iter().chain(&near_limit) {
             out.push_str(&format!(
-                "\n{}/{}: {problem}",
+                "\n{}/{}: {note}",
                 workload.namespace, workload.name
             ));
         }
@@ -31,6 +32,22 @@ pub(super) fn render(workloads: &[WorkloadStatus]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// A sentence for a pod that holds more than half of what it may.
+fn near_limit(budget: &BudgetStatus) -> Option<String> {
+    let near = budget.descriptors > budget.max_descriptors / 2
+        || budget.buffered_bytes > budget.max_buffered_bytes / 2;
+    near.then(|| {
+        format!(
+            "holds {} of {} descriptors (--pod-descriptors), {} of {} bytes buffered \
+             (--pod-buffered-bytes)",
+            budget.descriptors,
+            budget.max_descriptors,
+            budget.buffered_bytes,
+            budget.max_buffered_bytes
+        )
+    })
 }
 
 fn row(workload: &WorkloadStatus) -> Vec<String> {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::outflow::{Side, Watched};
 use super::slots::{Lease, Slots};
 use super::stream::Piece;
+use super::window::StreamWindow;
 use super::{ConnectRequest, TunnelError, TunnelSettings, TunnelStream, keepalive};
 use crate::tls::Session;
 
@@ -119,7 +120,8 @@ impl TunnelClient {
             .await
             .map_err(|_| TunnelError::HandshakeTimeout(settings.handshake_timeout))??;
         let pings = connection.ping_pong();
-        let driver = drive(connection, pings, settings.clone());
+        let window = StreamWindow::new(Arc::clone(&slots), settings);
+        let driver = drive(connection, pings, window, settings.clone());
         let client = Self {
             sender,
             slots,
@@ -233,8 +235,9 @@ impl TunnelClient {
 }
 
 async fn drive<IO>(
-    connection: h2::client::Connection<IO, Piece>,
+    mut connection: h2::client::Connection<IO, Piece>,
     pings: Option<h2::PingPong>,
+    mut window: StreamWindow,
     settings: TunnelSettings,
 ) -> Result<(), TunnelError>
 where
@@ -246,6 +249,10 @@ where
             None => std::future::pending().await,
         }
     };
+    let connection = poll_fn(|cx| {
+        window.adjust(|size| connection.set_initial_window_size(size));
+        pin!(&mut connection).poll(cx)
+    });
     let (connection, keepalive) = (pin!(connection), pin!(keepalive));
     tokio::select! {
         biased;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::budget::PodBudget;
 use crate::tls::Session;
 
 use super::{ConnectRequest, OpenError, TunnelClient, TunnelError, TunnelSettings, TunnelStream};
@@ -65,6 +66,8 @@ pub struct Connected<IO> {
     pub io: IO,
     /// What its handshake agreed on, for the streams to tell.
     pub session: Option<Arc<Session>>,
+    /// The budget of the pod that opens the tunnel.
+    pub budget: Option<Arc<PodBudget>>,
 }
 
 /// One worker's tunnels by key. Cheap to clone; `E` is why a dial failed.
@@ -251,10 +254,13 @@ where
         let attempt = async {
             let dialled = connect().await.map_err(|e| PoolError::Dial(Arc::new(e)))?;
             let freed = self.shared.freed.clone();
-            let (client, driver) =
-                TunnelClient::handshake_notifying(dialled.io, &settings.tunnel, freed)
-                    .await
-                    .map_err(PoolError::Tunnel)?;
+            let tunnel = TunnelSettings {
+                budget: dialled.budget,
+                ..settings.tunnel.clone()
+            };
+            let (client, driver) = TunnelClient::handshake_notifying(dialled.io, &tunnel, freed)
+                .await
+                .map_err(PoolError::Tunnel)?;
             Ok((client.secured_by(dialled.session), driver))
         };
         let dialled = timeout(settings.dial_timeout, attempt).await;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::outflow::{Side, Watched};
 use super::slots::{Lease, Slots};
 use super::stream::Piece;
+use super::window::StreamWindow;
 use super::{
     ConnectRequest, Malformed, StreamError, TunnelError, TunnelSettings, TunnelStream, keepalive,
 };
@@ -35,6 +36,7 @@ pub struct TunnelServer<IO> {
     /// When it drains, if not earlier.
     due: Option<Pin<Box<Sleep>>>,
     slots: Arc<Slots>,
+    window: StreamWindow,
     settings: TunnelSettings,
     ended: bool,
 }
@@ -89,12 +91,14 @@ where
         Some(pings) => Box::pin(keepalive::watch(pings, settings.clone())),
         None => Box::pin(std::future::pending()),
     };
+    let slots = Slots::new(Arc::new(Notify::new()));
     Ok(TunnelServer {
         connection,
         keepalive,
         idle: Box::pin(tokio::time::sleep(settings.serve_idle)),
         idle_armed: true,
         due: None,
+        window: StreamWindow::new(Arc::clone(&slots), settings),
         slots,
         settings: settings.clone(),
         ended: false,
@@ -134,6 +138,8 @@ where
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, TunnelError>>> {
+        let (window, connection) = (&mut self.window, &mut self.connection);
+        window.adjust(|size| connection.set_initial_window_size(size));
         while !self.ended {
             let asked = pin!(self.connection.accept()).poll(cx);
             match asked {

@@ -1,16 +1,26 @@
 //! The limits and times of one tunnel, for both ends. The agent takes the
 //! defaults; tests set smaller ones.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Limits of one tunnel. `max_streams × stream_window` never exceeds
+use crate::budget::PodBudget;
+
+/// Limits of one tunnel. `max_streams × largest_window` never exceeds
 /// `connection_window`: even if every stream's reader has stalled with a full
 /// window, the connection's window still has room for none to wait on another.
-/// That product is also the most received data that a tunnel can hold.
+/// What the streams hold together is bounded by `tunnel_room` as a rule, and by the
+/// pod's budget in any case.
 #[derive(Clone, Debug)]
 pub struct TunnelSettings {
-    /// Bytes a peer may send on a stream before we have passed any on.
+    /// Bytes a peer may send on a new tunnel's streams before we have passed any on.
     pub stream_window: u32,
+    /// The same near the pod's budget, and with very many streams.
+    pub smallest_window: u32,
+    /// The same while readers read quickly.
+    pub largest_window: u32,
+    /// Bytes that the windows of all streams come to, but for `smallest_window` each.
+    pub tunnel_room: u64,
     /// Bytes a peer may send on all streams before we have passed any on.
     pub connection_window: u32,
     /// Largest frame we take, in bytes (HTTP/2 allows 16 KiB to 16 MiB - 1).
@@ -35,12 +45,17 @@ pub struct TunnelSettings {
     pub ping_timeout: Duration,
     /// How long a served tunnel may stay without a stream.
     pub serve_idle: Duration,
+    /// The pod's budget of buffered bytes, near which windows are small.
+    pub budget: Option<Arc<PodBudget>>,
 }
 
 impl Default for TunnelSettings {
     fn default() -> Self {
         Self {
-            stream_window: 1 << 20,
+            stream_window: 256 << 10,
+            smallest_window: 64 << 10,
+            largest_window: 1 << 20,
+            tunnel_room: 16 << 20,
             connection_window: 128 << 20,
             max_frame: 256 << 10,
             max_streams: 128,
@@ -51,6 +66,7 @@ impl Default for TunnelSettings {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             serve_idle: Duration::from_secs(600),
+            budget: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::outflow::Outflow;
+use super::window::Flow;
 
 /// The count of one tunnel, and whom to tell when a place becomes free.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Slots {
     used: AtomicUsize,
     /// What the streams have on its way to the peer.
     outflow: Arc<Outflow>,
+    /// What the streams received and read.
+    pub(super) flow: Flow,
     freed: Arc<Notify>,
     began: Instant,
     /// Milliseconds from `began` to the end of the last stream.
@@ -32,6 +35,7 @@ impl Slots {
         Arc::new(Self {
             used: AtomicUsize::new(0),
             outflow: Outflow::new(),
+            flow: Flow::default(),
             freed,
             began: Instant::now(),
             last_end: AtomicU64::new(0),
@@ -66,6 +70,10 @@ impl Slots {
 impl Lease {
     pub(super) fn outflow(&self) -> &Arc<Outflow> {
         &self.0.outflow
+    }
+
+    pub(super) fn flow(&self) -> &Flow {
+        &self.0.flow
     }
 }
 

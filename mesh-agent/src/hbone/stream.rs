@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::outflow::Allowance;
 use super::slots::Lease;
+use crate::budget::Buffered;
 use crate::tls::Session;
 
 /// Pieces of one stream that may wait for the socket at once. Bytes are bounded
@@ -30,7 +31,11 @@ pub struct TunnelStream {
 #[derive(Debug)]
 pub struct TunnelRead {
     inner: h2::RecvStream,
-    _lease: Arc<Lease>,
+    /// Bytes read and not released.
+    held: usize,
+    /// Bytes released since the window was last asked to grow.
+    run: u64,
+    lease: Arc<Lease>,
 }
 
 /// The sending half of a [`TunnelStream`]. Dropping it before
@@ -74,6 +79,7 @@ pub enum StreamError {
 pub(super) struct Piece {
     data: Bytes,
     _permit: Option<OwnedSemaphorePermit>,
+    _account: Option<Buffered>,
 }
 
 impl TunnelStream {
@@ -85,7 +91,9 @@ impl TunnelStream {
         Self {
             read: TunnelRead {
                 inner: read,
-                _lease: lease.clone(),
+                held: 0,
+                run: 0,
+                lease: lease.clone(),
             },
             write: TunnelWrite {
                 allowance: lease.outflow().stream(write.stream_id().as_u32()),
@@ -127,7 +135,11 @@ impl TunnelRead {
             let data = match std::task::ready!(self.inner.poll_data(cx)) {
                 // HTTP/2 allows empty frames; to a byte stream they are nothing.
                 Some(Ok(data)) if data.is_empty() => continue,
-                Some(Ok(data)) => Some(Ok(data)),
+                Some(Ok(data)) => {
+                    self.held += data.len();
+                    self.lease.flow().received(data.len());
+                    Some(Ok(data))
+                }
                 Some(Err(error)) => Some(Err(error.into())),
                 None => None,
             };
@@ -140,6 +152,15 @@ impl TunnelRead {
         // It fails only for bytes that were never received, or after the
         // stream was reset, when the window no longer matters.
         let _ = self.inner.flow_control().release_capacity(len);
+        let len = len.min(self.held);
+        self.held -= len;
+        self.lease.flow().released(len, &mut self.run);
+    }
+}
+
+impl Drop for TunnelRead {
+    fn drop(&mut self) {
+        self.lease.flow().abandoned(self.held);
     }
 }
 
@@ -147,9 +168,18 @@ impl TunnelWrite {
     /// Waits until something may be sent, at most `want` bytes of it. Ask only
     /// with data at hand: what is granted here is withheld from other streams.
     pub async fn ready(&mut self, want: usize) -> Result<Credit, StreamError> {
-        let permit = match self.pieces.clone().try_acquire_owned() {
+        self.ready_with(want, 1).await
+    }
+
+    /// [`ready`](Self::ready), once no other piece of the stream waits to be sent.
+    pub async fn ready_alone(&mut self, want: usize) -> Result<Credit, StreamError> {
+        self.ready_with(want, PIECES_IN_FLIGHT as u32).await
+    }
+
+    async fn ready_with(&mut self, want: usize, places: u32) -> Result<Credit, StreamError> {
+        let permit = match self.pieces.clone().try_acquire_many_owned(places) {
             Ok(permit) => permit,
-            Err(_) => self.piece_permit().await?,
+            Err(_) => self.piece_permit(places).await?,
         };
         let len = poll_fn(|cx| self.poll_capacity(cx, want)).await?;
         Ok(Credit { len, permit })
@@ -157,12 +187,32 @@ impl TunnelWrite {
 
     /// Sends `data`, which must not be longer than the credit.
     pub fn send(&mut self, credit: Credit, data: Bytes) -> Result<(), StreamError> {
+        self.send_piece(credit, data, None)
+    }
+
+    /// [`send`](Self::send), with the account in which `data` is until it has left.
+    pub fn send_accounted(
+        &mut self,
+        credit: Credit,
+        data: Bytes,
+        account: Buffered,
+    ) -> Result<(), StreamError> {
+        self.send_piece(credit, data, Some(account))
+    }
+
+    fn send_piece(
+        &mut self,
+        credit: Credit,
+        data: Bytes,
+        account: Option<Buffered>,
+    ) -> Result<(), StreamError> {
         debug_assert!(data.len() <= credit.len, "sent more than was granted");
         let short = data.len() < credit.len;
         self.allowance.handed_over(data.len());
         let piece = Piece {
             data,
             _permit: Some(credit.permit),
+            _account: account,
         };
         let sent = self.inner.send_data(piece, false);
         if short {
@@ -193,6 +243,7 @@ impl TunnelWrite {
         let end = Piece {
             data: Bytes::new(),
             _permit: None,
+            _account: None,
         };
         self.inner
             .send_data(end, true)
@@ -216,12 +267,12 @@ impl TunnelWrite {
         })
     }
 
-    async fn piece_permit(&mut self) -> Result<OwnedSemaphorePermit, StreamError> {
+    async fn piece_permit(&mut self, places: u32) -> Result<OwnedSemaphorePermit, StreamError> {
         let pieces = self.pieces.clone();
         tokio::select! {
             biased;
             error = poll_fn(|cx| self.poll_reset(cx)) => Err(error),
-            permit = pieces.acquire_owned() => permit.map_err(|_| StreamError::TunnelLost {
+            permit = pieces.acquire_many_owned(places) => permit.map_err(|_| StreamError::TunnelLost {
                 detail: "the stream's send queue is closed".to_owned(),
             }),
         }

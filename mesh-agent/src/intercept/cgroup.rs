@@ -175,7 +175,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// The cgroup v2 directory that the calling process is in, or one above it.
-pub(super) fn own() -> Result<PathBuf, InterceptError> {
+pub(crate) fn own() -> Result<PathBuf, InterceptError> {
     let cgroups =
         fs::read_to_string("/proc/self/cgroup").tried(|| "read /proc/self/cgroup".to_owned())?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")

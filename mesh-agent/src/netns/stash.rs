@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Netns, NetnsThread, stream_socket};
+use crate::budget::{Budgeted, OverLimit, PodBudget};
 
 /// Sockets made in one visit to a busy pod's namespace, at most.
 const BATCH_MAX: usize = 32;
@@ -33,6 +34,20 @@ impl Family {
     }
 }
 
+/// An unconnected socket with its place in the pod's budget.
+pub type PodSocket = Budgeted<OwnedFd>;
+
+/// Why no socket could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The pod may hold no more.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
+    /// The namespace cannot be entered, or no descriptor is left.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// Unconnected sockets in one pod's namespace.
 #[derive(Debug)]
 pub struct SocketStash {
@@ -44,7 +59,8 @@ pub struct SocketStash {
 #[derive(Debug)]
 struct Shelf {
     family: Family,
-    sockets: Mutex<Vec<OwnedFd>>,
+    budget: Arc<PodBudget>,
+    sockets: Mutex<Vec<PodSocket>>,
     /// Sockets to make in one visit.
     batch: AtomicUsize,
     refilling: AtomicBool,
@@ -52,9 +68,9 @@ struct Shelf {
 }
 
 impl SocketStash {
-    /// An empty stock for `netns`.
-    pub fn new(netns: Arc<Netns>, thread: NetnsThread) -> Self {
-        let shelves = [Family::V4, Family::V6].map(|family| Arc::new(Shelf::new(family)));
+    /// An empty stock for `netns`, whose sockets count in `budget`.
+    pub fn new(netns: Arc<Netns>, thread: NetnsThread, budget: &Arc<PodBudget>) -> Self {
+        let shelves = [Family::V4, Family::V6].map(|family| Arc::new(Shelf::new(family, budget)));
         Self {
             netns,
             thread,
@@ -65,8 +81,9 @@ impl SocketStash {
     /// An unconnected non-blocking socket of `family` in the pod's namespace.
     ///
     /// # Errors
-    /// When the namespace cannot be entered or no descriptor is left.
-    pub async fn take(&self, family: Family) -> io::Result<OwnedFd> {
+    /// When the pod's budget is used up, the namespace cannot be entered or no descriptor is
+    /// left.
+    pub async fn take(&self, family: Family) -> Result<PodSocket, TakeError> {
         let shelf = &self.shelves[family as usize];
         shelf.used.store(true, Ordering::Relaxed);
         let batch = shelf.batch.load(Ordering::Relaxed);
@@ -83,7 +100,8 @@ impl SocketStash {
         let shelf = Arc::clone(shelf);
         self.thread
             .run(self.netns.as_fd(), move || shelf.make(batch))
-            .await?
+            .await
+            .map_err(io::Error::from)?
     }
 
     /// Halves the batch of a shelf that nobody used since the last call and
@@ -126,9 +144,10 @@ impl Drop for Refill {
 }
 
 impl Shelf {
-    fn new(family: Family) -> Self {
+    fn new(family: Family, budget: &Arc<PodBudget>) -> Self {
         Self {
             family,
+            budget: Arc::clone(budget),
             sockets: Mutex::new(Vec::new()),
             batch: AtomicUsize::new(1),
             refilling: AtomicBool::new(false),
@@ -136,11 +155,11 @@ impl Shelf {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<PodSocket>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pop(&self) -> (Option<OwnedFd>, usize) {
+    fn pop(&self) -> (Option<PodSocket>, usize) {
         let mut sockets = self.lock();
         let found = sockets.pop();
         (found, sockets.len())
@@ -149,20 +168,36 @@ impl Shelf {
     /// Makes `batch` sockets in the calling thread's namespace, shelves all but
     /// one, and returns that one. Stops early, without an error, when at least
     /// one could be made.
-    fn make(&self, batch: usize) -> io::Result<OwnedFd> {
-        let first = stream_socket(self.family)?;
-        let spare: Vec<OwnedFd> = (1..batch)
-            .map_while(|_| stream_socket(self.family).ok())
-            .collect();
+    fn make(&self, batch: usize) -> Result<PodSocket, TakeError> {
+        let descriptor = self.budget.descriptor()?;
+        let inner = stream_socket(self.family)?;
+        let spare = || {
+            let descriptor = self.budget.spare_descriptor()?;
+            let inner = stream_socket(self.family).ok()?;
+            Some(Budgeted { inner, descriptor })
+        };
+        let spare: Vec<PodSocket> = (1..batch).map_while(|_| spare()).collect();
         self.lock().extend(spare);
-        Ok(first)
+        Ok(Budgeted { inner, descriptor })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{BudgetLimits, NodeBudget};
     use std::path::Path;
+
+    fn budget() -> Arc<PodBudget> {
+        NodeBudget::unlimited().pod()
+    }
+
+    fn socket(budget: &Arc<PodBudget>) -> PodSocket {
+        Budgeted {
+            inner: stream_socket(Family::V4).unwrap(),
+            descriptor: budget.descriptor().unwrap(),
+        }
+    }
 
     async fn own_namespace() -> SocketStash {
         let thread = NetnsThread::start().unwrap();
@@ -173,22 +208,41 @@ mod tests {
             inode: 0,
         };
         assert!(!netns.is_at(Path::new("/nowhere")));
-        SocketStash::new(Arc::new(netns), thread)
+        SocketStash::new(Arc::new(netns), thread, &budget())
     }
 
     /// Sockets on the shelf after a take that found it empty.
     #[test]
     fn batches_double_and_an_idle_shelf_empties() {
-        let shelf = Shelf::new(Family::V4);
+        let shelf = Shelf::new(Family::V4, &budget());
         assert!(shelf.make(8).is_ok());
         assert_eq!(shelf.lock().len(), 7);
+    }
+
+    #[test]
+    fn make_opens_no_spare_sockets_near_the_limit() {
+        let node = NodeBudget::new(&BudgetLimits {
+            node_descriptors: 100,
+            pod_descriptors: 10,
+            node_buffered_bytes: 1,
+            pod_buffered_bytes: 1,
+        });
+        let shelf = Shelf::new(Family::V4, &node.pod());
+        let mut held: Vec<_> = (0..4).map(|_| shelf.make(1).unwrap()).collect();
+        held.push(shelf.make(8).unwrap());
+        assert_eq!(shelf.lock().len(), 1, "up to half of the limit");
+        held.extend((0..4).map(|_| shelf.make(8).unwrap()));
+        assert_eq!(shelf.lock().len(), 1);
+        let over = shelf.make(8).unwrap_err();
+        assert!(matches!(over, TakeError::OverLimit(_)), "{over}");
     }
 
     #[tokio::test]
     async fn relaxing_twice_gives_everything_back() {
         let stash = own_namespace().await;
         let shelf = &stash.shelves[0];
-        shelf.lock().push(stream_socket(Family::V4).unwrap());
+        let own = socket(&shelf.budget);
+        shelf.lock().push(own);
         shelf.batch.store(16, Ordering::Relaxed);
         shelf.used.store(true, Ordering::Relaxed);
         stash.relax();
@@ -209,7 +263,11 @@ mod tests {
             cookie: crate::intercept::NetnsCookie(1),
             inode: 0,
         };
-        let stash = SocketStash::new(Arc::new(netns), threads.open.clone());
+        let stash = SocketStash::new(
+            Arc::new(netns),
+            threads.open.clone(),
+            &crate::budget::NodeBudget::unlimited().pod(),
+        );
         let (started, has_started) = tokio::sync::oneshot::channel();
         let (end, until_end) = std::sync::mpsc::channel::<()>();
         let listing = async {

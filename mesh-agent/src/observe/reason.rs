@@ -209,6 +209,9 @@ reasons! {
     Shutdown, "SHUTDOWN", None,
         "The agent stopped at once.",
         "look at why it stopped in the agent's log";
+    PodLimit, "POD_LIMIT", Connect,
+        "The pod's connections hold as many sockets or buffered bytes of the agent as one pod may.",
+        "end idle connections of the pod or have its readers read; or raise the option that the detail names";
     FdLimit, "FD_LIMIT", Connect,
         "The agent had no file descriptor left.",
         "raise the agent's limit of open files (see mesh-agent status)";

@@ -2,16 +2,20 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
+use super::end::Failure;
 use super::worker::{Job, Worker};
-use super::{Pod, inbound, outbound, plaintext};
+use super::{Pod, buffers, inbound, outbound, plaintext};
 use crate::addr::{HBONE_PORT, canonical};
+use crate::budget::Budgeted;
 use crate::netns::Acceptor;
 use crate::observe::Reason;
 
@@ -19,8 +23,18 @@ use crate::observe::Reason;
 /// handshakes were under way: one initial retransmission timeout (RFC 6298 §2).
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
-/// Pause when no descriptor is left; the backlog holds the connections meanwhile.
+/// Pause when a connection can be neither served nor refused, for want of memory or even of the
+/// spare descriptor; the backlog holds the connections meanwhile.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
+
+/// Closing a socket with this sends RST.
+const RESET: libc::linger = libc::linger {
+    l_onoff: 1,
+    l_linger: 0,
+};
+
+/// A connection with its place in the pod's budget.
+pub(super) type Accepted = Budgeted<StdStream>;
 
 /// What a connection on a pod's listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +79,13 @@ async fn take(worker: &Rc<Worker>, pod: &Arc<Pod>, listener: &Acceptor) -> io::E
     loop {
         let error = match listener.accept().await {
             Ok(stream) => {
-                hand_out(worker, pod, stream).await;
+                match pod.budget().descriptor() {
+                    Ok(descriptor) => {
+                        let inner = stream;
+                        hand_out(worker, pod, Budgeted { inner, descriptor }).await;
+                    }
+                    Err(over) => refuse(worker, pod, stream, over.into()),
+                }
                 continue;
             }
             Err(error) => error,
@@ -73,6 +93,7 @@ async fn take(worker: &Rc<Worker>, pod: &Arc<Pod>, listener: &Acceptor) -> io::E
         match error.raw_os_error() {
             // The client is gone already; the next one waits.
             Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::EPERM) => {}
+            Some(libc::EMFILE | libc::ENFILE) if refuse_waiting(worker, pod, listener, &error) => {}
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                 tracing::warn!(%error, reason = %Reason::FdLimit, "cannot accept: connections wait");
                 tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
@@ -82,7 +103,52 @@ async fn take(worker: &Rc<Worker>, pod: &Arc<Pod>, listener: &Acceptor) -> io::E
     }
 }
 
-async fn hand_out(worker: &Rc<Worker>, pod: &Arc<Pod>, stream: StdStream) {
+/// Accepts the connection that waits longest with the spare descriptor, and refuses it. Says
+/// whether that was possible.
+fn refuse_waiting(
+    worker: &Rc<Worker>,
+    pod: &Arc<Pod>,
+    listener: &Acceptor,
+    error: &io::Error,
+) -> bool {
+    let refused = worker.spare.lend(|| {
+        let stream = listener.try_accept()?;
+        let failure = Failure::failed(Reason::FdLimit, error);
+        refuse(worker, pod, stream, failure);
+        io::Result::Ok(())
+    });
+    matches!(refused, Some(Ok(())))
+}
+
+/// Resets a connection that is not served at all, with its line in the log.
+fn refuse(worker: &Rc<Worker>, pod: &Arc<Pod>, stream: StdStream, failure: Failure) {
+    let ends = stream
+        .local_addr()
+        .and_then(|local| Ok((local, stream.peer_addr()?)));
+    let recorded = worker
+        .shared
+        .interceptor
+        .original_destination(stream.as_fd());
+    // Closing it now resets it: nothing of it waits to be sent.
+    if let Err(error) = setsockopt(&stream, sockopt::Linger, &RESET) {
+        tracing::debug!(%error, "a refused connection cannot be reset");
+    }
+    drop(stream);
+    let Ok((local, peer)) = ends else {
+        return; // the client is gone already
+    };
+    let (local, peer) = (canonical(local), canonical(peer));
+    let record = match kind(local, peer, pod.port()) {
+        Kind::Outbound => {
+            let destination = recorded.map_or(local, |(destination, _)| destination.0);
+            outbound::open(worker, pod, peer, destination)
+        }
+        Kind::Tunnel | Kind::Plaintext => inbound::open(worker, pod, peer, local),
+    };
+    failure.record(record);
+}
+
+async fn hand_out(worker: &Rc<Worker>, pod: &Arc<Pod>, stream: Accepted) {
     let turn = worker.shared.turn.fetch_add(1, Ordering::Relaxed) % worker.inboxes.len();
     if turn == worker.index {
         tokio::task::spawn_local(serve(Rc::clone(worker), Arc::clone(pod), stream));
@@ -94,11 +160,25 @@ async fn hand_out(worker: &Rc<Worker>, pod: &Arc<Pod>, stream: StdStream) {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, stream: StdStream) {
-    let Ok((stream, local, peer)) = register(stream) else {
+pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<Pod>, accepted: Accepted) {
+    let Budgeted {
+        inner,
+        descriptor: _descriptor,
+    } = accepted;
+    let Ok((stream, local, peer)) = register(inner) else {
         return; // the client is gone already
     };
-    match kind(local, peer, pod.port()) {
+    let kind = kind(local, peer, pod.port());
+    let bounded = match kind {
+        Kind::Outbound => buffers::bound_local(&stream),
+        // Its streams are bounded by their windows.
+        Kind::Tunnel => Ok(()),
+        Kind::Plaintext => buffers::bound_unsent(&stream),
+    };
+    if let Err(error) = bounded {
+        tracing::debug!(%error, "the buffers of a connection cannot be bounded");
+    }
+    match kind {
         Kind::Outbound => outbound::serve(&worker, &pod, stream, peer).await,
         Kind::Tunnel => inbound::serve(&worker, &pod, stream, local, peer).await,
         Kind::Plaintext => plaintext::serve(&worker, &pod, stream, local, peer).await,

@@ -4,17 +4,18 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
-use super::{Pod, Shared};
+use super::{Pod, Shared, buffers};
 use crate::addr::{ClientAddr, HBONE_PORT, canonical};
+use crate::budget::{Budgeted, OverLimit};
 use crate::identity::CredentialError;
-use crate::netns::Family;
+use crate::netns::{Family, PodSocket, TakeError};
 use crate::policy::{InboundPermit, PlainPermit, TunnelPermit};
 use crate::relay;
 use crate::tls::{self, HandshakeFailure, Secured};
@@ -54,6 +55,9 @@ pub(super) enum DialError {
         client.0
     )]
     ClientUnpublished { to: SocketAddr, client: ClientAddr },
+    /// The pod may hold no more sockets.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// The agent could not make a socket in the pod.
     #[error("no socket could be opened in the pod's network namespace: {0}")]
     NoSocket(io::Error),
@@ -91,7 +95,7 @@ pub(super) async fn application(
     _permit: &InboundPermit,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<TcpStream, DialError> {
+) -> Result<Budgeted<TcpStream>, DialError> {
     within_pod(shared, pod, to, client).await
 }
 
@@ -102,7 +106,7 @@ pub(super) async fn own_application(
     _permit: &PlainPermit,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<TcpStream, DialError> {
+) -> Result<Budgeted<TcpStream>, DialError> {
     within_pod(shared, pod, to, client).await
 }
 
@@ -111,21 +115,22 @@ async fn within_pod(
     pod: &Pod,
     to: SocketAddr,
     client: ClientAddr,
-) -> Result<TcpStream, DialError> {
+) -> Result<Budgeted<TcpStream>, DialError> {
     let socket = socket(pod, to).await?;
     shared
         .interceptor
-        .publish_client(socket.as_fd(), client)
+        .publish_client(socket.inner.as_fd(), client)
         .map_err(DialError::NoSocket)?;
-    let stream = connect(socket.into(), to, CONNECT_TIMEOUT).await?;
+    buffers::bound_local(&socket.inner).map_err(DialError::NoSocket)?;
+    let stream = connect(socket, to, CONNECT_TIMEOUT).await?;
     // Where nothing listens on a port of the ephemeral range, the kernel may choose that very
     // port as the source, and the socket connects to itself (RFC 9293 §3.5, simultaneous open).
-    let local = stream.local_addr().map_err(DialError::NoSocket)?;
+    let local = stream.inner.local_addr().map_err(DialError::NoSocket)?;
     if canonical(local) == to {
         return Err(DialError::Refused { to });
     }
-    if !shared.interceptor.is_client_published(stream.as_fd()) {
-        relay::reset(stream);
+    if !shared.interceptor.is_client_published(stream.inner.as_fd()) {
+        relay::reset(stream.inner);
         return Err(DialError::ClientUnpublished { to, client });
     }
     Ok(stream)
@@ -137,10 +142,11 @@ pub(super) async fn plain(
     pod: &Pod,
     _permit: &PlainPermit,
     to: SocketAddr,
-) -> Result<TcpStream, DialError> {
+) -> Result<Budgeted<TcpStream>, DialError> {
     let socket = outward(shared, pod, to).await?;
-    let stream = connect(socket.into(), to, CONNECT_TIMEOUT).await?;
-    keep_alive(&stream).map_err(DialError::NoSocket)?;
+    buffers::bound_unsent(&socket.inner).map_err(DialError::NoSocket)?;
+    let stream = connect(socket, to, CONNECT_TIMEOUT).await?;
+    keep_alive(&stream.inner).map_err(DialError::NoSocket)?;
     Ok(stream)
 }
 
@@ -151,18 +157,18 @@ pub(super) async fn tunnel(
     pod: &Pod,
     permit: &TunnelPermit,
     to: IpAddr,
-) -> Result<Secured<TlsStream<TcpStream>>, TunnelError> {
+) -> Result<Budgeted<Secured<TlsStream<TcpStream>>>, TunnelError> {
     let credential = pod.credential()?;
     let to = SocketAddr::new(to, HBONE_PORT);
     let socket = outward(shared, pod, to).await?;
-    let connected = connect(socket.into(), to, TUNNEL_CONNECT_TIMEOUT).await;
-    let stream = connected.map_err(|error| match error {
+    let connected = connect(socket, to, TUNNEL_CONNECT_TIMEOUT).await;
+    let Budgeted { inner, descriptor } = connected.map_err(|error| match error {
         DialError::TimedOut { to } => TunnelError::Silent { to },
         error => TunnelError::Dial(error),
     })?;
-    tls::connect(&credential, permit.expected(), stream)
-        .await
-        .map_err(|failure| TunnelError::Handshake { to, failure })
+    let secured = tls::connect(&credential, permit.expected(), inner).await;
+    let inner = secured.map_err(|failure| TunnelError::Handshake { to, failure })?;
+    Ok(Budgeted { inner, descriptor })
 }
 
 /// Has the kernel find out when the other end of a plain connection is gone: the
@@ -179,25 +185,29 @@ pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A socket that the kernel programs let out of the pod.
-async fn outward(shared: &Shared, pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialError> {
+async fn outward(shared: &Shared, pod: &Pod, to: SocketAddr) -> Result<PodSocket, DialError> {
     let socket = socket(pod, to).await?;
-    let claimed = shared.interceptor.claim_socket(socket.as_fd());
+    let claimed = shared.interceptor.claim_socket(socket.inner.as_fd());
     claimed.map_err(DialError::NoSocket)?;
     Ok(socket)
 }
 
 /// A socket in the pod's namespace, of the family of `to`.
-async fn socket(pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialError> {
+async fn socket(pod: &Pod, to: SocketAddr) -> Result<PodSocket, DialError> {
     let taken = pod.sockets.take(Family::of(to)).await;
-    taken.map_err(DialError::NoSocket)
+    taken.map_err(|error| match error {
+        TakeError::OverLimit(over) => DialError::OverLimit(over),
+        TakeError::Io(error) => DialError::NoSocket(error),
+    })
 }
 
 async fn connect(
-    socket: StdStream,
+    socket: PodSocket,
     to: SocketAddr,
     limit: Duration,
-) -> Result<TcpStream, DialError> {
-    let connecting = TcpSocket::from_std_stream(socket).connect(to);
+) -> Result<Budgeted<TcpStream>, DialError> {
+    let Budgeted { inner, descriptor } = socket.map(StdStream::from);
+    let connecting = TcpSocket::from_std_stream(inner).connect(to);
     match tokio::time::timeout(limit, connecting).await {
         Err(_) => Err(DialError::TimedOut { to }),
         Ok(Err(error)) => Err(match error.kind() {
@@ -207,9 +217,9 @@ async fn connect(
             io::ErrorKind::TimedOut => DialError::TimedOut { to },
             _ => DialError::Unreachable { to, cause: error },
         }),
-        Ok(Ok(stream)) => {
-            stream.set_nodelay(true).map_err(DialError::NoSocket)?;
-            Ok(stream)
+        Ok(Ok(inner)) => {
+            inner.set_nodelay(true).map_err(DialError::NoSocket)?;
+            Ok(Budgeted { inner, descriptor })
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::dial::{DialError, TunnelError};
+use crate::budget::OverLimit;
 use crate::identity::CredentialError;
 use crate::observe::{Connection, Outcome, Reason};
 use crate::policy::Denial;
@@ -139,6 +140,9 @@ pub(super) fn outcome(end: RelayEnd, record: Connection) {
         (RelayCause::AppReset, None) => record.finish(Outcome::Failed(Reason::AppReset)),
         (RelayCause::PeerReset, None) => record.finish(Outcome::Failed(Reason::PeerReset)),
         (RelayCause::TunnelLost, None) => record.finish(Outcome::Failed(Reason::TunnelLost)),
+        (RelayCause::OverLimit(over), None) => {
+            record.finish_with(Outcome::Cut(Reason::PodLimit), over);
+        }
         (RelayCause::Io(error), None) => {
             record.finish_with(Outcome::Failed(Reason::PeerReset), error);
         }
@@ -156,6 +160,7 @@ impl From<DialError> for Failure {
             DialError::TimedOut { .. } => Reason::UpstreamTimeout,
             DialError::Unreachable { .. } => Reason::UpstreamUnreachable,
             DialError::ClientUnpublished { .. } => Reason::ClientUnpublished,
+            DialError::OverLimit(_) => Reason::PodLimit,
             DialError::NoSocket(cause) if out_of_descriptors(cause) => Reason::FdLimit,
             DialError::NoSocket(_) => Reason::UpstreamUnreachable,
         };
@@ -165,6 +170,13 @@ impl From<DialError> for Failure {
 
 fn out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// The pod holds what it may.
+impl From<OverLimit> for Failure {
+    fn from(over: OverLimit) -> Self {
+        Self::denied(Reason::PodLimit, over)
+    }
 }
 
 impl From<CredentialError> for Failure {
@@ -202,6 +214,7 @@ impl From<&TunnelError> for Failure {
             TunnelError::Dial(DialError::TimedOut { .. }) | TunnelError::Silent { .. } => {
                 Reason::UpstreamTimeout
             }
+            TunnelError::Dial(DialError::OverLimit(_)) => Reason::PodLimit,
             TunnelError::Dial(DialError::NoSocket(cause)) if out_of_descriptors(cause) => {
                 Reason::FdLimit
             }

@@ -16,6 +16,7 @@ use super::dial::{self, DialError};
 use super::end::{Failure, outcome};
 use super::worker::Worker;
 use crate::addr::{ClientAddr, HBONE_PORT};
+use crate::budget::Budgeted;
 use crate::hbone::{
     ConnectRequest, Incoming, Malformed, Refusal, TunnelError, TunnelSettings, server,
 };
@@ -109,7 +110,11 @@ async fn streams(tunnel: Rc<Tunnel>, tls: TlsStream<TcpStream>) {
         let record = open(&tunnel.worker, &tunnel.pod, tunnel.peer, tunnel.local);
         Failure::denied(Reason::BadRequest, error).record(record);
     };
-    let mut server = match server::serve(tls, &TunnelSettings::default()).await {
+    let settings = TunnelSettings {
+        budget: Some(Arc::clone(tunnel.pod.budget())),
+        ..TunnelSettings::default()
+    };
+    let mut server = match server::serve(tls, &settings).await {
         Ok(server) => server,
         Err(error) => return bad(error),
     };
@@ -178,7 +183,7 @@ async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
         }
     };
     match connected {
-        Ok(app) => carry(app, incoming, record).await,
+        Ok(app) => carry(&tunnel.pod, app, incoming, record).await,
         Err((refusal, failure)) => {
             incoming.refuse(refusal);
             failure.record(record);
@@ -186,7 +191,11 @@ async fn stream(tunnel: Rc<Tunnel>, mut incoming: Incoming) {
     }
 }
 
-async fn carry(app: TcpStream, incoming: Incoming, mut record: Connection) {
+async fn carry(pod: &Pod, app: Budgeted<TcpStream>, incoming: Incoming, mut record: Connection) {
+    let Budgeted {
+        inner: app,
+        descriptor: _descriptor,
+    } = app;
     let stream = match incoming.accept() {
         Ok(stream) => stream,
         Err(error) => {
@@ -195,7 +204,8 @@ async fn carry(app: TcpStream, incoming: Incoming, mut record: Connection) {
         }
     };
     record.established();
-    let end = relay::relay_tunnel(app, stream, record.meter(), record.cut()).await;
+    let budget = pod.budget();
+    let end = relay::relay_tunnel(app, stream, record.meter(), budget, record.cut()).await;
     outcome(end, record);
 }
 
@@ -205,7 +215,7 @@ async fn connect(
     tunnel: &Tunnel,
     request: &Result<ConnectRequest, Malformed>,
     record: &Connection,
-) -> Result<TcpStream, (Refusal, Failure)> {
+) -> Result<Budgeted<TcpStream>, (Refusal, Failure)> {
     let request = request.as_ref().map_err(|malformed| {
         (
             Refusal::BadRequest,
@@ -280,6 +290,7 @@ fn client(request: &ConnectRequest, peer: SocketAddr) -> ClientAddr {
 /// What a failure to reach the pod's own application is called.
 pub(super) fn app_failure(error: DialError) -> Failure {
     let reason = match error {
+        DialError::OverLimit(over) => return Failure::from(over),
         DialError::Refused { .. } => Reason::AppRefused,
         DialError::ClientUnpublished { .. } => Reason::ClientUnpublished,
         _ => Reason::AppUnreachable,

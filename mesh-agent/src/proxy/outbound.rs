@@ -16,6 +16,7 @@ use super::route::{Candidate, Route};
 use super::worker::Worker;
 use super::{Generation, Pod, dial, judge};
 use crate::addr::{ClientAddr, OriginalDst, canonical_ip};
+use crate::budget::Budgeted;
 use crate::hbone::{ConnectRequest, TraceParent, TunnelStream};
 use crate::observe::{Connection, Direction, Opening, Outcome, Reason, Security};
 use crate::policy::{self, InboundRequest, OutboundPermit, Peer, Target};
@@ -27,9 +28,9 @@ const JOINING_RETRY: Duration = Duration::from_millis(50);
 /// The way onward, once it stands.
 enum Upstream {
     Tunnel(TunnelStream),
-    Plain(TcpStream),
+    Plain(Budgeted<TcpStream>),
     /// The pod's own application, by way of a Service.
-    Own(TcpStream),
+    Own(Budgeted<TcpStream>),
 }
 
 /// Serves one connection of the pod's application.
@@ -71,14 +72,26 @@ pub(super) async fn serve(worker: &Rc<Worker>, pod: &Arc<Pod>, app: TcpStream, s
     record.established();
     let (meter, cut) = (record.meter(), record.cut());
     let end = match upstream {
-        Upstream::Tunnel(stream) => relay::relay_tunnel(app, stream, meter, cut).await,
-        Upstream::Plain(stream) => relay::relay_tcp(app, stream, meter, cut).await,
-        Upstream::Own(own) => relay::relay_tcp(app, own, meter, cut).await,
+        Upstream::Tunnel(stream) => {
+            relay::relay_tunnel(app, stream, meter, pod.budget(), cut).await
+        }
+        Upstream::Plain(onward) | Upstream::Own(onward) => {
+            let Budgeted {
+                inner,
+                descriptor: _descriptor,
+            } = onward;
+            relay::relay_tcp(app, inner, meter, pod.budget(), cut).await
+        }
     };
     outcome(end, record);
 }
 
-fn open(worker: &Worker, pod: &Pod, source: SocketAddr, destination: SocketAddr) -> Connection {
+pub(super) fn open(
+    worker: &Worker,
+    pod: &Pod,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Connection {
     let (direction, pod) = (Direction::Outbound, pod.labels());
     worker.shared.observer.open(Opening {
         direction,

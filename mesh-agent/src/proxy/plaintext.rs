@@ -12,6 +12,7 @@ use super::inbound::{app_failure, open};
 use super::worker::Worker;
 use super::{Pod, dial};
 use crate::addr::ClientAddr;
+use crate::budget::Budgeted;
 use crate::observe::{Connection, Security};
 use crate::policy::{self, InboundRequest, Peer};
 use crate::relay;
@@ -37,11 +38,15 @@ pub(super) async fn serve(
             return failure.record(record);
         }
     };
+    let Budgeted {
+        inner: app,
+        descriptor: _descriptor,
+    } = app;
     if let Err(error) = dial::keep_alive(&client) {
         tracing::debug!(%error, "no keepalive for a plaintext client");
     }
     record.established();
-    let end = relay::relay_tcp(app, client, record.meter(), record.cut()).await;
+    let end = relay::relay_tcp(app, client, record.meter(), pod.budget(), record.cut()).await;
     outcome(end, record);
 }
 
@@ -51,7 +56,7 @@ async fn connect(
     local: SocketAddr,
     peer: SocketAddr,
     record: &Connection,
-) -> Result<TcpStream, Failure> {
+) -> Result<Budgeted<TcpStream>, Failure> {
     let generation = worker.shared.generation.load();
     let world = &generation.world;
     let decision = policy::inbound(

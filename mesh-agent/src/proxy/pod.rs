@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::labels::pod_labels;
+use crate::budget::PodBudget;
 use crate::handshakes::Handshakes;
 use crate::hbone::{Baggage, BaggageFields, WorkloadKind};
 use crate::identity::{Credential, CredentialError};
@@ -36,6 +37,8 @@ pub struct PodParts {
     pub listener: TcpListener,
     /// The listener's port.
     pub port: u16,
+    /// What the pod's connections may hold.
+    pub budget: Arc<PodBudget>,
 }
 
 /// How far a pod's time in the mesh has come.
@@ -55,6 +58,7 @@ pub struct Pod {
     labels: ArcSwap<PodLabels>,
     baggage: ArcSwapOption<Baggage>,
     netns: Arc<Netns>,
+    budget: Arc<PodBudget>,
     credential: ArcSwapOption<Credential>,
     /// Held here until a worker accepts on it; closed when that ends.
     listener: Mutex<Option<Arc<TcpListener>>>,
@@ -73,6 +77,7 @@ impl Pod {
             netns,
             listener,
             port,
+            budget,
         } = parts;
         let listener = Arc::new(listener);
         Arc::new(Self {
@@ -80,8 +85,9 @@ impl Pod {
             labels: ArcSwap::from_pointee(pod_labels(&workload)),
             baggage: ArcSwapOption::from_pointee(baggage(&workload)),
             workload: ArcSwap::new(workload),
-            sockets: SocketStash::new(Arc::clone(&netns), thread),
+            sockets: SocketStash::new(Arc::clone(&netns), thread, &budget),
             netns,
+            budget,
             credential: ArcSwapOption::empty(),
             accepting: Arc::downgrade(&listener),
             listener: Mutex::new(Some(listener)),
@@ -121,6 +127,11 @@ impl Pod {
     /// Its network namespace.
     pub fn netns(&self) -> &Arc<Netns> {
         &self.netns
+    }
+
+    /// What its connections hold, and may hold.
+    pub fn budget(&self) -> &Arc<PodBudget> {
+        &self.budget
     }
 
     /// Its certificate and key.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::dial::{self, TunnelError};
 use super::end::Failure;
 use super::{Pod, Shared};
+use crate::budget::Budgeted;
 use crate::hbone::{
     ConnectRequest, Connected, Cut, OpenError, Pool, PoolError, PoolSettings, PoolStats,
     TunnelStream,
@@ -58,11 +59,16 @@ impl Tunnels {
             expected: permit.expected().clone(),
         };
         let connect = async || {
-            let Secured { stream, session } = dial::tunnel(shared, pod, permit, key.to).await?;
-            let session = Some(Arc::new(session));
+            let dialled = dial::tunnel(shared, pod, permit, key.to).await?;
+            let Secured { stream, session } = dialled.inner;
             Ok(Connected {
-                io: stream,
-                session,
+                // The descriptor is the pod's as long as the tunnel stands.
+                io: Budgeted {
+                    inner: stream,
+                    descriptor: dialled.descriptor,
+                },
+                session: Some(Arc::new(session)),
+                budget: Some(Arc::clone(pod.budget())),
             })
         };
         let stream = self

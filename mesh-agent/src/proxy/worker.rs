@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -13,10 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::accept::{self, Accepted};
 use super::balance::Balance;
 use super::labels::Labels;
+use super::spare::SpareDescriptor;
 use super::tunnels::Tunnels;
-use super::{OpenTunnel, Pod, Shared, accept};
+use super::{OpenTunnel, Pod, Shared};
 use crate::hbone::PoolStats;
 
 /// Connections and commands waiting for a worker; past that, the pods' backlogs
@@ -41,7 +42,7 @@ pub(super) enum Job {
     /// Accept the pod's connections from now on.
     Listen(Arc<Pod>),
     /// Serve a connection that another worker accepted.
-    Serve(Arc<Pod>, TcpStream),
+    Serve(Arc<Pod>, Accepted),
     /// Take the tunnels of a pod that left, by its epoch, out of use; cut them
     /// when the pod is gone.
     Forget { epoch: u64, gone: bool },
@@ -61,6 +62,8 @@ pub(super) struct Worker {
     pub(super) balance: Rc<Balance>,
     pub(super) inboxes: Rc<[mpsc::Sender<Job>]>,
     pub(super) index: usize,
+    /// Given up for a moment when the process has no other descriptor left.
+    pub(super) spare: SpareDescriptor,
     seed: Cell<u64>,
 }
 
@@ -100,6 +103,7 @@ impl Workers {
                         shared,
                         inboxes: inboxes.into(),
                         index,
+                        spare: SpareDescriptor::open(),
                         seed: Cell::new(RandomState::new().hash_one(index) | 1),
                     };
                     LocalSet::new().block_on(&runtime, run(Rc::new(worker), queue));
@@ -165,8 +169,8 @@ async fn run(worker: Rc<Worker>, mut queue: mpsc::Receiver<Job>) {
             Job::Listen(pod) => {
                 tokio::task::spawn_local(accept::accept(Rc::clone(&worker), pod));
             }
-            Job::Serve(pod, stream) => {
-                tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, stream));
+            Job::Serve(pod, accepted) => {
+                tokio::task::spawn_local(accept::serve(Rc::clone(&worker), pod, accepted));
             }
             Job::Forget { epoch, gone } => worker.tunnels.forget(epoch, gone),
             Job::Judge => worker.tunnels.judge(&worker.shared.trust.current()),

@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::{Meter, RelayCause, app_failure};
+use crate::budget::Buffered;
 use crate::hbone::TunnelRead;
 
 /// Pieces smaller than this are gathered while the application does not read:
@@ -18,6 +19,9 @@ use crate::hbone::TunnelRead;
 const SMALL: usize = 4 << 10;
 /// A gathered piece is closed at this size, so that it need not be moved often.
 const GATHERED: usize = 64 << 10;
+/// Near the pod's limit, what waits is copied into a buffer of its exact size, if it is no more
+/// than this: a piece otherwise keeps the whole buffer alive that it came in.
+const COMPACTED: usize = 256 << 10;
 /// Pieces in one write.
 const SLICES: usize = 16;
 
@@ -29,16 +33,23 @@ pub(super) struct Down<'a> {
     tunnel: &'a mut TunnelRead,
     meter: &'a Meter,
     waiting: Waiting,
+    account: Buffered,
     peer_finished: bool,
 }
 
 impl<'a> Down<'a> {
-    pub(super) fn new(app: &'a TcpStream, tunnel: &'a mut TunnelRead, meter: &'a Meter) -> Self {
+    pub(super) fn new(
+        app: &'a TcpStream,
+        tunnel: &'a mut TunnelRead,
+        meter: &'a Meter,
+        account: Buffered,
+    ) -> Self {
         Self {
             app,
             tunnel,
             meter,
             waiting: Waiting::default(),
+            account,
             peer_finished: false,
         }
     }
@@ -54,18 +65,41 @@ impl<'a> Down<'a> {
                 return Poll::Ready(Err(cause));
             }
             if self.waiting.is_empty() {
+                self.settle()?;
                 return match self.peer_finished {
                     true => Poll::Ready(self.finish()),
                     false => Poll::Pending,
                 };
             }
-            std::task::ready!(self.app.poll_write_ready(cx)).map_err(app_failure)?;
+            match self.app.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(app_failure)?,
+                Poll::Pending => {
+                    self.settle()?;
+                    return Poll::Pending;
+                }
+            }
             match self.write_once() {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(app_failure(error))),
             }
         }
+    }
+
+    /// Accounts what waits for the application. Nothing does while it reads as fast as the
+    /// peer sends.
+    fn settle(&mut self) -> Result<(), RelayCause> {
+        self.account
+            .set(self.waiting.len)
+            .map_err(RelayCause::OverLimit)?;
+        if !self.waiting.is_compact
+            && self.waiting.len > 0
+            && self.waiting.len <= COMPACTED
+            && self.account.is_pressed()
+        {
+            self.waiting.compact();
+        }
+        Ok(())
     }
 
     /// Takes everything that the tunnel has for us.
@@ -104,6 +138,10 @@ struct Waiting {
     pieces: VecDeque<Bytes>,
     /// Small pieces, gathered; they come after all of `pieces`.
     gathered: BytesMut,
+    /// Bytes of both.
+    len: usize,
+    /// Whether all of it is in buffers of its own size.
+    is_compact: bool,
 }
 
 impl Waiting {
@@ -112,6 +150,8 @@ impl Waiting {
     }
 
     fn push(&mut self, data: Bytes) {
+        self.len += data.len();
+        self.is_compact = false;
         // The first piece is mostly written at once, so it is never copied.
         if data.len() < SMALL && !self.is_empty() {
             self.gathered.extend_from_slice(&data);
@@ -122,6 +162,17 @@ impl Waiting {
             self.close_gathered();
             self.pieces.push_back(data);
         }
+    }
+
+    /// Copies everything into one buffer of its exact size.
+    fn compact(&mut self) {
+        self.close_gathered();
+        let mut all = Vec::with_capacity(self.len);
+        for piece in self.pieces.drain(..) {
+            all.extend_from_slice(&piece);
+        }
+        self.pieces.push_back(all.into());
+        self.is_compact = true;
     }
 
     fn close_gathered(&mut self) {
@@ -162,6 +213,7 @@ impl Waiting {
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.len -= written;
         while let Some(first) = self.pieces.front_mut() {
             let step = written.min(first.len());
             first.advance(step);

@@ -5,29 +5,34 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::buffer::{LARGEST, ReadSize};
+use super::buffer::{LARGEST, ReadSize, SMALLEST};
 use super::down::finish;
 use super::{Meter, RelayCause, app_failure, is_reset, watch};
+use crate::budget::{Buffered, OverLimit, PodBudget};
 
 /// Which end of a direction an error is about.
 enum Failure {
     Source(io::Error),
     Sink(io::Error),
+    OverLimit(OverLimit),
 }
 
 pub(super) async fn run(
     app: &TcpStream,
     peer: &TcpStream,
     meter: &Meter,
+    budget: &Arc<PodBudget>,
     cut: impl Future<Output = ()>,
 ) -> RelayCause {
-    let mut up = pin!(pump(app, peer, |bytes| meter.add_sent(bytes as u64)));
-    let mut down = pin!(pump(peer, app, |bytes| meter.add_received(bytes as u64)));
+    let account = || budget.buffered();
+    let mut up = pin!(pump(app, peer, account(), |n| meter.add_sent(n as u64)));
+    let mut down = pin!(pump(peer, app, account(), |n| meter.add_received(n as u64)));
     let mut app_broken = pin!(watch::broken(app));
     let mut peer_broken = pin!(watch::broken(peer));
     let mut cut = pin!(cut);
@@ -38,6 +43,7 @@ pub(super) async fn run(
                 Ok(()) => down_ends = true,
                 Err(Failure::Source(error)) => return Poll::Ready(peer_failure(error)),
                 Err(Failure::Sink(error)) => return Poll::Ready(app_failure(error)),
+                Err(Failure::OverLimit(over)) => return Poll::Ready(RelayCause::OverLimit(over)),
             }
         }
         if !up_ends && let Poll::Ready(end) = up.as_mut().poll(cx) {
@@ -45,6 +51,7 @@ pub(super) async fn run(
                 Ok(()) => up_ends = true,
                 Err(Failure::Source(error)) => return Poll::Ready(app_failure(error)),
                 Err(Failure::Sink(error)) => return Poll::Ready(peer_failure(error)),
+                Err(Failure::OverLimit(over)) => return Poll::Ready(RelayCause::OverLimit(over)),
             }
         }
         if up_ends && down_ends {
@@ -71,21 +78,33 @@ fn peer_failure(error: io::Error) -> RelayCause {
 
 /// Moves bytes from `source` to `sink` until `source` has finished. Only what
 /// `sink` did not take at once is held, and no more is read until it is gone.
-async fn pump(source: &TcpStream, sink: &TcpStream, count: impl Fn(usize)) -> Result<(), Failure> {
+async fn pump(
+    source: &TcpStream,
+    sink: &TcpStream,
+    mut account: Buffered,
+    count: impl Fn(usize),
+) -> Result<(), Failure> {
     let mut size = ReadSize::new();
     loop {
         let ready = poll_fn(|cx| source.poll_read_ready(cx));
         ready.await.map_err(Failure::Source)?;
-        let step = match step(source, sink, size.get())? {
+        let asked = match account.is_pressed() {
+            true => SMALLEST,
+            false => size.get(),
+        };
+        let step = match step(source, sink, asked)? {
             Some(step) => step,
             None => continue,
         };
-        size.learn(step.read, size.get());
+        size.learn(step.read, asked);
         count(step.written);
         if step.read == 0 {
             return finish(sink).map_err(Failure::Sink);
         }
         let mut rest = &step.rest[..];
+        if !rest.is_empty() {
+            account.set(rest.len()).map_err(Failure::OverLimit)?;
+        }
         while !rest.is_empty() {
             let ready = poll_fn(|cx| sink.poll_write_ready(cx));
             ready.await.map_err(Failure::Sink)?;
@@ -93,6 +112,7 @@ async fn pump(source: &TcpStream, sink: &TcpStream, count: impl Fn(usize)) -> Re
             count(written);
             rest = &rest[written..];
         }
+        let _ = account.set(0); // giving back does not fail
     }
 }
 

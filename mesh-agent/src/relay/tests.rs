@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::{Meter, RelayEnd, relay_tcp, relay_tunnel};
+use crate::budget::{NodeBudget, PodBudget};
 use crate::hbone::testing::{Served, client, serve, stream, tcp_pair};
 use crate::hbone::{TunnelClient, TunnelSettings};
 
@@ -44,6 +45,10 @@ where
     Side { meter, end, cut }
 }
 
+fn budget() -> Arc<PodBudget> {
+    NodeBudget::unlimited().pod()
+}
+
 /// A sender that is dropped does not cut.
 async fn when(cuts: oneshot::Receiver<()>) {
     if cuts.await.is_err() {
@@ -59,10 +64,12 @@ async fn chain() -> Chain {
     let (near, far) = stream(&client, &mut served).await;
     let (left, left_app) = tcp_pair().await;
     let (right, right_app) = tcp_pair().await;
-    let left_side =
-        side(async move |meter, cuts| relay_tunnel(left_app, near, &meter, when(cuts)).await);
-    let right_side =
-        side(async move |meter, cuts| relay_tunnel(right_app, far, &meter, when(cuts)).await);
+    let left_side = side(async move |meter, cuts| {
+        relay_tunnel(left_app, near, &meter, &budget(), when(cuts)).await
+    });
+    let right_side = side(async move |meter, cuts| {
+        relay_tunnel(right_app, far, &meter, &budget(), when(cuts)).await
+    });
     Chain {
         left,
         right,
@@ -77,8 +84,9 @@ async fn chain() -> Chain {
 async fn plain() -> (TcpStream, TcpStream, Side) {
     let (left, left_app) = tcp_pair().await;
     let (right, right_app) = tcp_pair().await;
-    let side =
-        side(async move |meter, cuts| relay_tcp(left_app, right_app, &meter, when(cuts)).await);
+    let side = side(async move |meter, cuts| {
+        relay_tcp(left_app, right_app, &meter, &budget(), when(cuts)).await
+    });
     (left, right, side)
 }
 

@@ -1,12 +1,14 @@
 //! From the application into the tunnel.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::TcpStream;
 
-use super::buffer::{ReadSize, read_available};
+use super::buffer::{ReadSize, SMALLEST, read_available};
 use super::{Meter, RelayCause, app_failure};
+use crate::budget::PodBudget;
 use crate::hbone::TunnelWrite;
 
 /// Relays until the application has finished, and tells the peer so. Reads
@@ -15,11 +17,16 @@ pub(super) async fn run(
     app: &TcpStream,
     tunnel: &mut TunnelWrite,
     meter: &Meter,
+    budget: &Arc<PodBudget>,
 ) -> Result<(), RelayCause> {
     let mut size = ReadSize::new();
     loop {
         readable(app, tunnel).await?;
-        let credit = tunnel.ready(size.get()).await?;
+        // Near the pod's limit a stream queues one small piece at a time.
+        let credit = match budget.is_pressed() {
+            true => tunnel.ready_alone(SMALLEST).await?,
+            false => tunnel.ready(size.get()).await?,
+        };
         let asked = credit.len();
         let filled = match read_available(app, asked) {
             Ok(filled) => filled,
@@ -30,7 +37,9 @@ pub(super) async fn run(
             tunnel.give_back(credit);
         } else {
             size.learn(got, asked);
-            tunnel.send(credit, filled.data)?;
+            let mut queued = budget.buffered();
+            queued.add(got);
+            tunnel.send_accounted(credit, filled.data, queued)?;
             meter.add_sent(got as u64);
         }
         if filled.end {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::budget::NodeBudget;
 use crate::config::{Problem, check_local_pod, local_problem};
 use crate::intercept::sockdiag::{self, Bypass};
 use crate::intercept::{Enrolment, Interceptor, NetnsCookie};
@@ -23,6 +24,7 @@ pub(super) struct Enroller {
     pub(super) threads: NetnsThreads,
     pub(super) pods_cgroup: PathBuf,
     pub(super) claims: Claims,
+    pub(super) budget: Arc<NodeBudget>,
 }
 
 /// Why a pod was not enrolled.
@@ -124,6 +126,7 @@ impl Enroller {
             netns,
             listener,
             port,
+            budget: self.budget.pod(),
         };
         Ok(Pod::new(parts, self.threads.open.clone()))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::admin::MetricsIdentities;
 use crate::agent::{Authority, SourceSettings};
+use crate::budget::BudgetOptions;
 use crate::intercept::KubeletCgroup;
 
 fn starting() -> Arc<Starting> {
@@ -25,6 +26,7 @@ fn starting() -> Arc<Starting> {
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         workers: NonZeroUsize::MIN,
         drain_timeout: Duration::ZERO,
+        budget: BudgetOptions::default(),
         metrics_identities: MetricsIdentities::default(),
         metrics_token: None,
     };

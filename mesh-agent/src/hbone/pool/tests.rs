@@ -21,7 +21,11 @@ type Opened = Result<TunnelStream, PoolError<&'static str>>;
 
 /// What a dial returns that involved no TLS.
 fn connected(io: DuplexStream) -> Result<Connected<DuplexStream>, &'static str> {
-    Ok(Connected { io, session: None })
+    Ok(Connected {
+        io,
+        session: None,
+        budget: None,
+    })
 }
 
 /// A destination that dials, serves, and counts.

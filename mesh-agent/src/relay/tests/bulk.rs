@@ -111,7 +111,7 @@ fn a_reader_that_pauses_holds_a_window_and_a_buffer_at_most_and_loses_nothing() 
     local(async {
         let chain = chain().await;
         let settings = TunnelSettings::default();
-        let bound = u64::from(settings.stream_window) + settings.send_buffer as u64;
+        let bound = u64::from(settings.largest_window) + settings.send_buffer as u64;
         let (sent, taken) = (
             chain.left_side.meter.clone(),
             chain.right_side.meter.clone(),
