@@ -10,6 +10,7 @@ mod authority;
 mod badinput;
 mod bench;
 mod bpftool;
+mod budgets;
 mod bulk;
 mod capabilities;
 mod capture;

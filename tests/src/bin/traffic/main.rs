@@ -7,6 +7,7 @@ mod abandon;
 mod bulk;
 mod client;
 mod flood;
+mod many;
 mod oneway;
 mod raw;
 mod server;
@@ -44,6 +45,10 @@ enum Command {
     Upload(oneway::Upload),
     /// Receives bytes from a `source` server, and compares SHA-256
     Download(oneway::Download),
+    /// Keeps many connections open to an `echo` server
+    Idle(many::Idle),
+    /// Sends bytes on many connections at once to a `sink` server, and compares SHA-256
+    Uploads(many::Uploads),
     /// Measures echo latency on one connection to an `echo` server
     Pingpong(client::Pingpong),
     /// Answers UDP datagrams
@@ -79,6 +84,8 @@ fn main() -> ExitCode {
         Command::Talk(options) => talk::run(&options),
         Command::Upload(options) => oneway::upload(&options),
         Command::Download(options) => oneway::download(&options),
+        Command::Idle(options) => many::idle(&options),
+        Command::Uploads(options) => many::uploads(&options),
         Command::Pingpong(options) => client::pingpong(&options),
         Command::UdpEcho { listen } => udp::serve(listen),
         Command::Udp { to } => udp::ask(to),

@@ -85,7 +85,7 @@ pub(crate) fn upload(options: &Upload) -> Result<()> {
     Ok(())
 }
 
-fn send(stream: &mut TcpStream, bytes: u64) -> io::Result<bool> {
+pub(crate) fn send(stream: &mut TcpStream, bytes: u64) -> io::Result<bool> {
     let sent = send_pattern(stream, bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
