@@ -7,6 +7,7 @@ mod authority;
 pub(crate) mod clock;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod form;
 pub(crate) mod leaf;
 pub mod pem;
 mod spiffe;
@@ -17,6 +18,7 @@ mod trust;
 pub use authority::{BoxFuture, CertificateAuthority, IssueError, Issued};
 pub(crate) use clock::display as display_time;
 pub use clock::{Clock, SystemClock};
+pub use form::{IdForms, IdTemplate, SpiffeUri, TemplateError};
 pub(crate) use leaf::subject_and_end;
 pub use leaf::{PeerIdentityError, leaf_identity, peer_identity};
 pub use pem::PemError;

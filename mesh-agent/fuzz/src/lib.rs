@@ -8,7 +8,7 @@ use mesh_agent::ca::check_request;
 use mesh_agent::hbone::{
     ConnectRequest, Refusal, TraceParent, TunnelSettings, format_forwarded, parse_forwarded, server,
 };
-use mesh_agent::identity::{SpiffeId, leaf_identity};
+use mesh_agent::identity::{IdForms, IdTemplate, SpiffeId, TrustDomain, leaf_identity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Lines: method, URI, then headers. What is taken is in canonical form and
@@ -91,6 +91,28 @@ pub fn spiffe_id(data: &[u8]) {
     };
     if let Ok(id) = text.parse::<SpiffeId>() {
         assert_eq!(id.to_string(), text);
+    }
+    let mut forms = IdForms::default();
+    for (domain, template) in [
+        ("a", "/k8s/{namespace}/x-{serviceAccount}.y/{podName}"),
+        ("b", "/{serviceAccount}/{namespace}"),
+    ] {
+        let (domain, template) = (TrustDomain::new(domain), template.parse());
+        if let (Ok(domain), Ok(template)) = (domain, template) {
+            forms.set(domain, template);
+        }
+    }
+    for text in [
+        text.to_owned(),
+        format!("spiffe://a/k8s/{text}"),
+        format!("spiffe://b/{text}"),
+    ] {
+        if let Ok(id) = forms.parse(&text) {
+            assert_eq!(id.to_string(), text);
+        }
+    }
+    if let Ok(template) = text.parse::<IdTemplate>() {
+        assert_eq!(template.to_string(), text);
     }
 }
 

@@ -164,6 +164,7 @@ fn follow_configuration(trust: &TrustStore, parameters: &ParametersStore, world:
     let mesh = world.mesh();
     trust.set_foreign(mesh.foreign.clone());
     trust.set_stale(mesh.stale_lists);
+    trust.set_id_forms(&mesh.id_forms);
     trust.set_names(NameProofs::new(world.name_proofs()));
     parameters.set(TlsSettings::clone(&mesh.tls));
 }

@@ -100,6 +100,12 @@ impl RemoteCa {
     }
 
     async fn certify(&self, id: &SpiffeId) -> Result<Svid, RemoteError> {
+        if id.path().is_some() {
+            return Err(RemoteError::Form {
+                endpoint: Arc::clone(self.link.endpoint()),
+                id: id.clone(),
+            });
+        }
         let pending = request::Pending::new(id).map_err(|error| self.link.bad_answer(error))?;
         let answer: Answer = self
             .link

@@ -195,7 +195,7 @@ fn issue(
     let pkcs8 = PrivatePkcs8KeyDer::from(key.serialize_der());
     key.zeroize();
     let signed = authority.sign(&request?, id, requester, lifetime)?;
-    let svid = Svid::new(signed.chain, PrivateKeyDer::from(pkcs8))?;
+    let svid = Svid::named(id, &[], signed.chain, PrivateKeyDer::from(pkcs8))?;
     Ok(Issued { svid, bundle: None })
 }
 

@@ -172,7 +172,7 @@ pub enum CaError {
     #[error("{id} is not revoked")]
     NotRevoked {
         /// The identity.
-        id: SpiffeId,
+        id: String,
     },
 }
 

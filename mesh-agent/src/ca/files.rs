@@ -88,10 +88,9 @@ impl FileCertificates {
                     return;
                 };
                 for workload in changed {
-                    if let Some(id) = workload.id(&domain) {
-                        tracing::debug!(identity = %id, "certificate files changed");
-                        store.renew(&id);
-                    }
+                    let (namespace, account) = (&workload.namespace, &workload.service_account);
+                    tracing::debug!(%namespace, %account, "certificate files changed");
+                    store.renew_account(&domain, namespace, account);
                 }
             }
         })

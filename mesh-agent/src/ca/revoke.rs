@@ -2,11 +2,12 @@
 //! revoked is written first, then the lists are signed: after a crash in between,
 //! the next `tend` signs them.
 
+use std::fmt::Display;
+
 use super::journal::Record;
 use super::revoked::{Revoked, RevokedCertificate, RevokedIdentity, matters};
 use super::stamp::Stamp;
 use super::{Authority, CaError, Reason, journal, tend};
-use crate::identity::SpiffeId;
 
 /// What a revocation did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`CaError`] when the directory cannot be read or written.
-    pub fn revoke_identity(&self, id: &SpiffeId, reason: Reason) -> Result<Revocations, CaError> {
+    pub fn revoke_identity(
+        &self,
+        id: &impl Display,
+        reason: Reason,
+    ) -> Result<Revocations, CaError> {
         let identity = id.to_string();
         let found = self.revoke(
             reason,
@@ -54,12 +59,12 @@ impl Authority {
     ///
     /// # Errors
     /// [`CaError::NotRevoked`].
-    pub fn restore(&self, id: &SpiffeId) -> Result<(), CaError> {
+    pub fn restore(&self, id: &impl Display) -> Result<(), CaError> {
         let locked = self.layout.lock()?;
         let mut revoked = Revoked::read(&locked.revoked())?;
         let identity = id.to_string();
         if !revoked.has_identity(&identity) {
-            return Err(CaError::NotRevoked { id: id.clone() });
+            return Err(CaError::NotRevoked { id: identity });
         }
         revoked
             .identities

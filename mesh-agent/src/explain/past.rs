@@ -33,7 +33,7 @@ fn inbound(scene: &Scene<'_>, account: &Account, own: &Arc<Workload>) -> Explana
     let identity: Option<SpiffeId> = account
         .peer_identity
         .as_deref()
-        .and_then(|text| text.parse().ok());
+        .and_then(|text| scene.world.mesh().id_forms.parse(text).ok());
     let request = InboundRequest {
         destination: own,
         port: to.port(),

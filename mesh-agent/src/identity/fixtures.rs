@@ -236,7 +236,7 @@ impl TestCa {
         params.not_before = from.into();
         params.not_after = to.into();
         let Identity { chain, key } = self.sign(params);
-        let svid = Svid::new(chain, key).unwrap();
+        let svid = Svid::named(id, &[], chain, key).unwrap();
         Issued { svid, bundle: None }
     }
 }

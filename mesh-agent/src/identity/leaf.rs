@@ -68,8 +68,8 @@ pub enum PeerIdentityError {
 /// Who the holder of a leaf certificate says to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Claim<'a> {
-    /// The workload that its one URI names. Its DNS names say nothing then.
-    Workload(SpiffeId),
+    /// Its one URI, as it is written. Its DNS names say nothing then.
+    Uri(&'a str),
     /// It has no URI: its DNS names, at least one.
     Names(Vec<&'a str>),
 }
@@ -128,8 +128,8 @@ pub(crate) fn read_as(
 pub(crate) fn claim<'a>(
     certificate: &'a X509Certificate<'_>,
 ) -> Result<Claim<'a>, PeerIdentityError> {
-    match identity(certificate) {
-        Ok(id) => Ok(Claim::Workload(id)),
+    match only_uri(certificate) {
+        Ok(uri) => Ok(Claim::Uri(uri)),
         Err(PeerIdentityError::NoUri) => match names_in(certificate)? {
             names if names.is_empty() => Err(PeerIdentityError::NoUri),
             names => Ok(Claim::Names(names)),

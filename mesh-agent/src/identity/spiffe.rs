@@ -1,5 +1,6 @@
-//! SPIFFE IDs in the one form that Istio gives workloads:
-//! `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+//! SPIFFE IDs in the form that Istio gives workloads:
+//! `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Other forms are made and
+//! read by [`super::IdForms`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,8 @@ pub struct SpiffeId {
     trust_domain: TrustDomain,
     namespace: Arc<str>,
     service_account: Arc<str>,
+    /// The path with its first slash, where it is of another form than Istio's.
+    path: Option<Arc<str>>,
 }
 
 /// Why a text is not an identity of ours.
@@ -32,6 +35,14 @@ pub enum IdentityError {
     /// The URI has another shape.
     #[error("{0:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
     Shape(String),
+    /// The URI is not of the form that the configuration gives to its trust domain.
+    #[error("{uri:?} is not of the form {form}")]
+    Form {
+        /// The URI.
+        uri: String,
+        /// The template, with the trust domain.
+        form: String,
+    },
 }
 
 impl TrustDomain {
@@ -76,7 +87,21 @@ impl SpiffeId {
             trust_domain,
             namespace,
             service_account,
+            path: None,
         })
+    }
+
+    /// The same workload under an ID with another path.
+    pub(super) fn with_path(self, path: Arc<str>) -> Self {
+        Self {
+            path: Some(path),
+            ..self
+        }
+    }
+
+    /// The path, where it is of another form than Istio's.
+    pub(crate) fn path(&self) -> Option<&str> {
+        self.path.as_deref()
     }
 
     /// The trust domain that vouches for this identity.
@@ -95,7 +120,7 @@ impl SpiffeId {
     }
 }
 
-fn is_kubernetes_name(name: &str) -> bool {
+pub(super) fn is_kubernetes_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     name.len() <= 253
@@ -112,6 +137,9 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            return write!(f, "spiffe://{}{path}", self.trust_domain);
+        }
         let (namespace, account) = (&self.namespace, &self.service_account);
         write!(
             f,

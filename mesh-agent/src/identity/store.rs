@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{CertificateAuthority, Clock, IssueError, SpiffeId, SystemClock, TrustStore};
+use super::{
+    CertificateAuthority, Clock, IssueError, SpiffeId, SystemClock, TrustDomain, TrustStore,
+};
 use crate::tls::ParametersStore;
 use gate::{Gate, Purpose};
 
@@ -106,6 +108,22 @@ impl SvidStore {
             && let Some(credential) = credential.upgrade()
         {
             credential.wanted().notify_one();
+        }
+    }
+
+    /// [`renew`](Self::renew) of every identity of a service account: pods of one account may
+    /// have several.
+    pub(crate) fn renew_account(&self, domain: &TrustDomain, namespace: &str, account: &str) {
+        let slots = self.slots();
+        let ids = slots.keys().filter(|id| {
+            id.trust_domain() == domain
+                && id.namespace() == namespace
+                && id.service_account() == account
+        });
+        let ids: Vec<SpiffeId> = ids.cloned().collect();
+        drop(slots);
+        for id in ids {
+            self.renew(&id);
         }
     }
 

@@ -36,7 +36,7 @@ pub enum SvidError {
         /// Whose it was said to be.
         expected: Box<SpiffeId>,
         /// Whose it is.
-        named: Box<SpiffeId>,
+        named: Box<str>,
     },
     /// The certificate has no URI, and none of its DNS names is the workload's.
     #[error(
@@ -87,11 +87,11 @@ impl Svid {
         let key = Zeroizing::new(key);
         let certificate = leaf::parse(chain.first().ok_or(SvidError::EmptyChain)?)?;
         match leaf::claim(&certificate)? {
-            Claim::Workload(named) if named == *id => {}
-            Claim::Workload(named) => {
+            Claim::Uri(named) if named == id.to_string() => {}
+            Claim::Uri(named) => {
                 return Err(SvidError::OtherIdentity {
                     expected: id.clone().into(),
-                    named: named.into(),
+                    named: leaf::shown(&[named]).into(),
                 });
             }
             Claim::Names(presented) => {

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::TrustDomain;
+use super::{IdForms, TrustDomain};
 
 pub use names::NameProofs;
 pub(crate) use names::matches as name_matches;
@@ -39,6 +39,7 @@ pub struct Trust {
     issuer: Option<KeyId>,
     stale: StaleLists,
     names: Arc<NameProofs>,
+    id_forms: Arc<IdForms>,
 }
 
 /// A trusted domain as it was told, and as handshakes use it.
@@ -127,6 +128,15 @@ impl TrustStore {
         });
     }
 
+    /// Takes the forms of SPIFFE IDs into force.
+    pub fn set_id_forms(&self, forms: &IdForms) {
+        self.replace(|trust| {
+            if *trust.id_forms != *forms {
+                trust.id_forms = Arc::new(forms.clone());
+            }
+        });
+    }
+
     fn replace(&self, change: impl FnOnce(&mut Trust)) {
         self.exchange(|trust| {
             let was = trust.clone();
@@ -178,6 +188,11 @@ impl Trust {
     /// The DNS names with which workloads may prove themselves.
     pub fn names(&self) -> &NameProofs {
         &self.names
+    }
+
+    /// The forms of SPIFFE IDs, by trust domain.
+    pub fn id_forms(&self) -> &IdForms {
+        &self.id_forms
     }
 
     /// How well it is known at `now` what `name` has revoked; `None` for a domain
@@ -234,6 +249,7 @@ impl Trust {
             && self.issuer == other.issuer
             && self.stale == other.stale
             && self.names == other.names
+            && self.id_forms == other.id_forms
     }
 }
 

@@ -197,11 +197,13 @@ fn previous_form<'a>(uid: &str, scope: &Scope<'a>) -> Option<&'a Arc<Workload>> 
 }
 
 /// A workload of the previous generation, unless its identity would now be of another
-/// trust domain.
+/// trust domain or of another form.
 fn earlier_form<'a>(earlier: &'a Arc<Workload>, scope: &Scope<'_>) -> Option<&'a Arc<Workload>> {
     let world = scope.previous?;
     let domain = earlier.identity.trust_domain();
     let was_own = *domain == world.mesh.trust_domain;
     let is_own = *domain == scope.mesh.trust_domain;
-    (was_own == is_own).then_some(earlier)
+    let form = |mesh: &'_ MeshSettings| mesh.id_forms.template(domain).cloned();
+    let same_form = form(&world.mesh) == form(scope.mesh);
+    (was_own == is_own && same_form).then_some(earlier)
 }

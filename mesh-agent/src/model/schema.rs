@@ -43,6 +43,9 @@ pub struct MeshConfigSpec {
     /// Further names of the trust domain in policies.
     #[serde(default)]
     pub trust_domain_aliases: Vec<String>,
+    /// The path of its workloads' SPIFFE IDs, `/ns/{namespace}/sa/{serviceAccount}` when
+    /// absent. Not in Istio.
+    pub spiffe_id_template: Option<String>,
     /// The namespace whose policies hold mesh-wide, `istio-system` when absent.
     pub root_namespace: Option<String>,
     /// How workloads do TLS with each other.
@@ -82,6 +85,9 @@ pub struct CertificateData {
     /// The trust domains that it is about.
     #[serde(default)]
     pub trust_domains: Vec<String>,
+    /// The path of their workloads' SPIFFE IDs, as in
+    /// [`spiffe_id_template`](MeshConfigSpec::spiffe_id_template).
+    pub spiffe_id_template: Option<String>,
     /// Root certificates in PEM.
     pub pem: String,
     /// Revocation lists in PEM; without, nothing of the other mesh is taken for

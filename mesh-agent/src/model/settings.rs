@@ -2,6 +2,7 @@
 
 mod aliases;
 pub(super) mod foreign;
+mod id_forms;
 mod ranges;
 mod tls;
 
@@ -9,7 +10,7 @@ use super::object::{Objects, Origin, Sourced, name};
 use super::problem::Problem;
 use super::schema::{MeshConfig, StaleListsMode};
 use super::world::World;
-use crate::identity::{DomainTrust, StaleLists, TrustDomain};
+use crate::identity::{DomainTrust, IdForms, StaleLists, TrustDomain};
 use crate::tls::TlsSettings;
 
 pub use ranges::DeclaredRanges;
@@ -37,6 +38,8 @@ pub struct MeshSettings {
     pub tls: TlsSettings,
     /// What vouches for the workloads of other meshes, ordered by trust domain.
     pub foreign: Vec<DomainTrust>,
+    /// The forms of SPIFFE IDs of trust domains that do not have Istio's.
+    pub id_forms: IdForms,
     /// What becomes of peers whose revocation list is unreadable or out of date.
     pub stale_lists: StaleLists,
     /// Addresses that are never outside the mesh.
@@ -74,6 +77,7 @@ impl Default for MeshSettings {
             inbound_mode: MtlsMode::Permissive,
             tls: TlsSettings::default(),
             foreign: Vec::new(),
+            id_forms: IdForms::default(),
             stale_lists: StaleLists::default(),
             ranges: DeclaredRanges::default(),
         }
@@ -190,6 +194,7 @@ fn apply(
     }
     let ranges_before = last_good.map(|mesh| &mesh.ranges);
     settings.ranges = ranges::ranges(&spec.cluster_ranges, origin, ranges_before, problems);
+    settings.id_forms = id_forms::id_forms(spec, settings, last_good, origin, problems);
     let last_good = last_good.map_or(&[][..], |mesh| &mesh.foreign);
     let (own, entries) = (&settings.trust_domain, &spec.ca_certificates);
     settings.foreign = foreign::foreign(entries, own, origin, last_good, problems);

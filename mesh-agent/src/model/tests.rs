@@ -3,6 +3,7 @@
 
 mod aliases;
 mod claims;
+mod id_forms;
 mod members;
 mod order;
 mod problems;

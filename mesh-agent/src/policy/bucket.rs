@@ -52,6 +52,8 @@ pub(super) struct List {
     by_account: HashMap<Box<str>, Vec<At>>,
     /// All other rules.
     others: Vec<At>,
+    /// Every rule: an ID of another form than Istio's has no keys.
+    all: Vec<At>,
 }
 
 /// A rule's place: which policy of the list, which rule of the policy.
@@ -79,6 +81,7 @@ impl List {
         self.policies.push(Arc::clone(policy));
         for (i, rule) in policy.rules.iter().enumerate() {
             let at = (number, u32::try_from(i).expect("fewer than 2^32 rules"));
+            self.all.push(at);
             let Some(group) = rule.groups.iter().find(|group| is_key(group)) else {
                 self.others.push(at);
                 continue;
@@ -101,7 +104,6 @@ impl List {
                         Key::Identity(identity) => self.by_identity.entry(identity).or_default(),
                         Key::Namespace(name) => self.by_namespace.entry(name.into()).or_default(),
                         Key::Account(name) => self.by_account.entry(name.into()).or_default(),
-                        Key::Nobody => continue,
                     };
                     enter(places, at);
                 }
@@ -123,13 +125,18 @@ impl List {
 
     /// The rules that may match; the others cannot.
     fn candidates(&self, seen: &Seen<'_>) -> impl Iterator<Item = At> {
-        let identity = seen.identity;
+        let of_other_form = seen.identity.is_some_and(|id| id.path().is_some());
+        let identity = seen.identity.filter(|_| !of_other_form);
         let by_identity = identity.and_then(|id| self.by_identity.get(id));
         let by_namespace = identity.and_then(|id| self.by_namespace.get(id.namespace()));
         let by_account = identity.and_then(|id| self.by_account.get(id.service_account()));
         let by_key = [by_identity, by_namespace, by_account];
         let by_key = by_key.into_iter().flatten().flatten();
-        by_key.chain(&self.others).copied()
+        let rest = match of_other_form {
+            true => &self.all,
+            false => &self.others,
+        };
+        by_key.chain(rest).copied()
     }
 
     /// A rule that matches, if one does.
@@ -184,8 +191,6 @@ enum Key<'a> {
     Identity(SpiffeId),
     Namespace(&'a str),
     Account(&'a str),
-    /// It is no identity of ours, so nobody can present it.
-    Nobody,
 }
 
 /// `<trust domain>/ns/<namespace>/…*` is of one namespace, `*/sa/<account>` of one account.
@@ -193,7 +198,7 @@ fn key(pattern: &Pattern) -> Option<Key<'_>> {
     match pattern {
         Pattern::Exact(text) => {
             let identity = format!("spiffe://{text}").parse();
-            Some(identity.map_or(Key::Nobody, Key::Identity))
+            identity.ok().map(Key::Identity)
         }
         Pattern::Prefix(text) => {
             let mut parts = text.splitn(4, '/');

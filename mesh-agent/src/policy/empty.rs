@@ -90,7 +90,7 @@ fn of_identities(tests: &[Placed<'_>], mesh: &MeshSettings) -> Option<String> {
     let candidates = if let Some((it, texts)) = exact {
         let parsed = texts
             .iter()
-            .filter_map(|text| format!("spiffe://{text}").parse().ok());
+            .filter_map(|text| mesh.id_forms.parse(&format!("spiffe://{text}")).ok());
         let identities: Vec<SpiffeId> = parsed.collect();
         if identities.is_empty() {
             let field = field(it);
@@ -146,9 +146,10 @@ fn is_of_untrusted_domains(test: &Test, mesh: &MeshSettings) -> bool {
         return false;
     };
     let is_untrusted = |pattern: &Pattern| match pattern {
-        Pattern::Exact(text) => format!("spiffe://{text}")
-            .parse()
-            .is_ok_and(|id: SpiffeId| !mesh.trusts(id.trust_domain())),
+        Pattern::Exact(text) => {
+            let id = mesh.id_forms.parse(&format!("spiffe://{text}"));
+            id.is_ok_and(|id| !mesh.trusts(id.trust_domain()))
+        }
         Pattern::Prefix(text) => text
             .split_once('/')
             .and_then(|(domain, _)| TrustDomain::new(domain).ok())
@@ -186,10 +187,18 @@ fn accounts(test: &Test, mesh: &MeshSettings) -> Option<Vec<SpiffeId>> {
     let Values::Accounts(accounts) = &test.values else {
         return None;
     };
+    let template = |domain| mesh.id_forms.template(domain);
+    let mut templates = mesh.trusted_domains().filter_map(template);
+    if templates.any(|it| it.has_pod_name()) {
+        // An account has any number of identities then.
+        return None;
+    }
     let of = |domain: &&TrustDomain| {
         let domain = (*domain).clone();
         let id = move |account: &super::values::Account| {
-            SpiffeId::new(domain.clone(), &account.namespace, &account.name).ok()
+            let (namespace, name) = ((&*account.namespace).into(), (&*account.name).into());
+            let id = mesh.id_forms.identity(domain.clone(), namespace, name, "");
+            id.ok()
         };
         accounts.iter().filter_map(id).collect::<Vec<_>>()
     };

@@ -5,7 +5,7 @@
 use super::bucket::{Action, Policy};
 use super::rule::{MissAt, Test, Values};
 use super::values::Pattern;
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::TrustDomain;
 use crate::model::MeshSettings;
 
 /// In a principal it stands for the own trust domain; in a list of trust domains it does not.
@@ -67,7 +67,9 @@ fn impossible(test: &Test, mesh: &MeshSettings) -> Vec<String> {
     match &test.values {
         Values::Principals(principals) => {
             let written = principals.written().iter();
-            written.filter_map(|it| said(it, principal(it))).collect()
+            written
+                .filter_map(|it| said(it, principal(it, mesh)))
+                .collect()
         }
         Values::Namespaces(patterns) => {
             let names = patterns.iter();
@@ -91,8 +93,9 @@ fn text(pattern: &Pattern) -> &str {
     }
 }
 
-fn principal(pattern: &Pattern) -> Option<&'static str> {
+fn principal(pattern: &Pattern, mesh: &MeshSettings) -> Option<&'static str> {
     const FORM: &str = "an identity is <trust domain>/ns/<namespace>/sa/<service account>";
+    const OTHER: &str = "it is not of the form that spiffeIdTemplate gives to its trust domain";
     let text = text(pattern);
     if text.starts_with("spiffe://") {
         return Some("principals are written without spiffe://");
@@ -104,14 +107,30 @@ fn principal(pattern: &Pattern) -> Option<&'static str> {
     if !text.bytes().all(allowed) {
         return Some("it has a character that no SPIFFE ID has");
     }
+    let Some((domain, path)) = text.split_once('/') else {
+        return matches!(pattern, Pattern::Exact(_)).then_some(FORM);
+    };
+    let domain = match is_local(domain, mesh) {
+        true => mesh.trust_domain.as_str(),
+        false => domain,
+    };
+    let has_template =
+        TrustDomain::new(domain).is_ok_and(|domain| mesh.id_forms.template(&domain).is_some());
     match pattern {
-        Pattern::Exact(text) => {
-            let id = format!("spiffe://{text}").parse::<SpiffeId>();
-            id.is_err().then_some(FORM)
+        Pattern::Exact(_) => {
+            let id = mesh.id_forms.parse(&format!("spiffe://{domain}/{path}"));
+            let form = if has_template { OTHER } else { FORM };
+            id.is_err().then_some(form)
         }
+        Pattern::Prefix(_) if has_template => None,
         Pattern::Prefix(text) => (!begins_an_identity(text)).then_some(FORM),
         Pattern::Suffix(_) | Pattern::Present => None,
     }
+}
+
+/// Whether a principal's trust domain is a name of the mesh's own.
+fn is_local(domain: &str, mesh: &MeshSettings) -> bool {
+    domain == LOCAL || mesh.local_domains().any(|it| it.as_str() == domain)
 }
 
 /// Whether some identity begins with this text.

@@ -125,6 +125,9 @@ fn ends_with(parts: &[&str], suffix: &str) -> bool {
 /// An identity as policies write it: without `spiffe://`.
 pub(super) fn principal(identity: &SpiffeId) -> [&str; 5] {
     let domain = identity.trust_domain().as_str();
+    if let Some(path) = identity.path() {
+        return [domain, path, "", "", ""];
+    }
     [
         domain,
         "/ns/",

@@ -63,7 +63,10 @@ impl<'a> Replay<'a> {
             return Ok(Said::Allowed);
         }
         let identity: Option<SpiffeId> = match &flow.source_identity {
-            Some(text) => Some(text.parse().map_err(|error| format!("{error}"))?),
+            Some(text) => {
+                let id = self.world.mesh().id_forms.parse(text);
+                Some(id.map_err(|error| error.to_string())?)
+            }
             None => None,
         };
         let clients = match (&identity, flow.source_ip) {

@@ -95,7 +95,10 @@ fn who(
     certificate: &X509Certificate<'_>,
 ) -> Result<SpiffeId, HandshakeFailure> {
     let names = match leaf::claim(certificate)? {
-        Claim::Workload(id) => return Ok(id),
+        Claim::Uri(uri) => {
+            let id = measure.trust.id_forms().parse(uri);
+            return Ok(id.map_err(PeerIdentityError::from)?);
+        }
         Claim::Names(names) => names,
     };
     let proofs = measure.trust.names();

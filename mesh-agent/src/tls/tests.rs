@@ -4,6 +4,7 @@
 mod agreed;
 mod chains;
 mod domains;
+mod id_forms;
 mod intermediates;
 mod leaves;
 mod names;

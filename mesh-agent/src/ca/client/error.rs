@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::request::AnswerError;
 use crate::ca::api::TrustMessageError;
+use crate::identity::SpiffeId;
 use crate::tls::HandshakeFailure;
 
 /// What went wrong with a remote authority. Cheap to clone: all who waited for the
@@ -82,6 +83,16 @@ pub enum RemoteError {
         code: Code,
         /// Its own words, or what became of the connection.
         reason: String,
+    },
+    /// It certifies IDs of Istio's form alone.
+    #[error(
+        "{id} is not asked of the authority {endpoint}, which certifies /ns/<namespace>/sa/<service account> only: remove spec.spiffeIdTemplate from the MeshConfig, or give the workload's certificate as files (--certificates)"
+    )]
+    Form {
+        /// Where.
+        endpoint: Arc<str>,
+        /// The identity.
+        id: SpiffeId,
     },
     /// It answered something that must not be used.
     #[error("the authority {endpoint} gave an unusable answer: {error}")]

@@ -30,6 +30,20 @@ async fn every_svid_has_a_key_and_a_serial_of_its_own_and_the_right_profile() {
 }
 
 #[tokio::test]
+async fn issue_certifies_ids_of_a_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut forms = crate::identity::IdForms::default();
+    let template = "/k8s/{namespace}/{serviceAccount}".parse().unwrap();
+    forms.set(domain("cluster.local"), template);
+    let uri = "spiffe://cluster.local/k8s/shop/web";
+    let id = forms.parse(uri).unwrap();
+    let issued = open(dir.path()).issue(&id).await.unwrap();
+    assert_eq!(*issued.svid.id(), id);
+    let certificate = leaf::parse(&issued.svid.chain()[0]).unwrap();
+    assert_eq!(leaf::only_uri(&certificate), Ok(uri));
+}
+
+#[tokio::test]
 async fn only_the_own_trust_domain_is_certified() {
     let dir = tempfile::tempdir().unwrap();
     let stranger = "spiffe://example.org/ns/shop/sa/web".parse().unwrap();

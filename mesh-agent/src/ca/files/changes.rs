@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::SpiffeId;
 
 /// Whose a folder is, as its path says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,11 +36,6 @@ impl Workload {
             namespace: id.namespace().into(),
             service_account: id.service_account().into(),
         }
-    }
-
-    /// Nothing where the folders are not called as workloads can be.
-    pub(super) fn id(&self, domain: &TrustDomain) -> Option<SpiffeId> {
-        SpiffeId::new(domain.clone(), &self.namespace, &self.service_account).ok()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::ca::Entry;
 use crate::cli::human;
 use crate::cli::output::Format;
 use crate::cli::table::{self, Kind};
-use crate::identity::SpiffeId;
+use crate::identity::SpiffeUri;
 
 /// Options of `mesh-agent ca list`.
 #[derive(Clone, Debug, Args)]
@@ -19,7 +19,7 @@ pub struct ListArgs {
     output: Format,
     /// Only this identity's.
     #[arg(long, value_name = "SPIFFE-ID")]
-    identity: Option<SpiffeId>,
+    identity: Option<SpiffeUri>,
     /// Also what has expired.
     #[arg(long)]
     all: bool,

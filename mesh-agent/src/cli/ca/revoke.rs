@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{CaCommandError, DirArgs};
 use crate::ca::Reason;
-use crate::identity::SpiffeId;
+use crate::identity::SpiffeUri;
 
 /// Options of `mesh-agent ca revoke`.
 #[derive(Clone, Debug, Args)]
@@ -17,7 +17,7 @@ pub struct RevokeArgs {
     serial: Option<String>,
     /// An identity: all its certificates, and every future one until `ca restore`.
     #[arg(long, value_name = "SPIFFE-ID")]
-    identity: Option<SpiffeId>,
+    identity: Option<SpiffeUri>,
     /// Why, for the revocation list.
     #[arg(long, value_enum, default_value_t)]
     reason: Reason,
@@ -30,7 +30,7 @@ pub struct RestoreArgs {
     dir: DirArgs,
     /// The identity.
     #[arg(long, value_name = "SPIFFE-ID")]
-    identity: SpiffeId,
+    identity: SpiffeUri,
 }
 
 pub(super) fn revoke(args: &RevokeArgs) -> Result<String, CaCommandError> {

@@ -129,7 +129,7 @@ fn what_cannot_be_read_names_object_and_field() {
             "MeshConfig",
             "spec: {trustdomain: a.example}",
             "spec.trustdomain",
-            "unknown field `trustdomain`, expected one of `trustDomain`, `trustDomainAliases`, `rootNamespace`, `meshMTLS`, `caCertificates`, `revocation`, `clusterRanges`",
+            "unknown field `trustdomain`, expected one of `trustDomain`, `trustDomainAliases`, `spiffeIdTemplate`, `rootNamespace`, `meshMTLS`, `caCertificates`, `revocation`, `clusterRanges`",
         ),
         (
             "isthmus.dev/v1alpha1",

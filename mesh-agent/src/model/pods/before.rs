@@ -8,7 +8,7 @@ use super::super::workload::Workload;
 use super::super::world::World;
 use super::Scope;
 use super::pod::{Pod, order};
-use crate::identity::TrustDomain;
+use crate::identity::{IdForms, TrustDomain};
 
 /// All that a workload was made of, beside the [`Basis`].
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,7 @@ pub(in super::super) struct Basis {
     node: Box<str>,
     trust_domain: TrustDomain,
     foreign: Vec<TrustDomain>,
+    id_forms: IdForms,
 }
 
 /// A walk through the previous generation beside the pods, both in the order of uids.
@@ -42,6 +43,7 @@ impl Scope<'_> {
             node: self.node.into(),
             trust_domain: self.mesh.trust_domain.clone(),
             foreign: foreign.map(|it| it.bundle.trust_domain().clone()).collect(),
+            id_forms: self.mesh.id_forms.clone(),
         }
     }
 }

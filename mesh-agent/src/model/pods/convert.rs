@@ -161,12 +161,17 @@ fn identity(pod: &Pod, scope: &Scope<'_>, report: &mut Reporter<'_>) -> Option<S
     let (namespace, account) = (&pod.namespace, &pod.service_account);
     let trust_domain = trust_domain(pod, scope, report)?;
     let shared = (Arc::clone(namespace), Arc::clone(account));
-    let error = match SpiffeId::of(trust_domain.clone(), shared.0, shared.1) {
+    let forms = &scope.mesh.id_forms;
+    let identity = forms.identity(trust_domain.clone(), shared.0, shared.1, &pod.name);
+    let error = match identity {
         Ok(identity) => return Some(identity),
         Err(error) => error,
     };
     let probe = SpiffeId::new(trust_domain, namespace, "default");
     let field = match probe {
+        Ok(probe) if SpiffeId::new(probe.trust_domain().clone(), namespace, account).is_ok() => {
+            "metadata.name"
+        }
         Ok(_) => "spec.serviceAccountName",
         Err(_) => "metadata.namespace",
     };
