@@ -20,14 +20,14 @@ const CLIENT: &str = "client.shop.example";
 const SERVER: &str = "server.shop.example";
 
 /// Two nodes whose workloads' certificates are files of one CA. No agent runs at first.
-struct Files {
-    pair: Pair,
+pub(crate) struct Files {
+    pub(crate) pair: Pair,
     folder: PathBuf,
     _echo: Process,
 }
 
 impl Files {
-    fn prepare() -> Result<Self> {
+    pub(crate) fn prepare() -> Result<Self> {
         let mut pair = Pair::prepare()?;
         let named = |name: &'static str| {
             move |spec: PodSpec| spec.annotation("isthmus.dev/tls-names", name)
@@ -58,21 +58,21 @@ impl Files {
     /// wildcard.
     fn start() -> Result<Self> {
         let files = Self::prepare()?;
-        files.give(&files.client(), CLIENT)?;
-        files.give(&files.server(), "*.shop.example")?;
+        files.give(&files.client(), &dns(CLIENT))?;
+        files.give(&files.server(), "DNS:*.shop.example")?;
         files.pair.start_agents()?;
         Ok(files)
     }
 
-    fn client(&self) -> PathBuf {
+    pub(crate) fn client(&self) -> PathBuf {
         self.folder.join("a/default/client")
     }
 
-    fn server(&self) -> PathBuf {
+    pub(crate) fn server(&self) -> PathBuf {
         self.folder.join("b/default/server")
     }
 
-    /// Has OpenSSL make a key and a certificate for one DNS name.
+    /// Has OpenSSL make a key and a certificate for one name, as `DNS:x` or `URI:x`.
     fn make(&self, name: &str) -> Result<Made> {
         let dir = self.folder.display();
         openssl(
@@ -83,7 +83,7 @@ impl Files {
             self.folder.join("ext"),
             format!(
                 "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n\
-                 extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=critical,DNS:{name}\n"
+                 extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=critical,{name}\n"
             ),
         )?;
         openssl(
@@ -101,7 +101,7 @@ impl Files {
     }
 
     /// Puts a new certificate and its key in place; gives its serial.
-    fn give(&self, to: &Path, name: &str) -> Result<String> {
+    pub(crate) fn give(&self, to: &Path, name: &str) -> Result<String> {
         let made = self.make(name)?;
         fs::create_dir_all(to)?;
         fs::copy(self.folder.join("ca.pem"), to.join("root-cert.pem"))?;
@@ -111,7 +111,7 @@ impl Files {
     }
 
     /// A new connection to the server in a new tunnel.
-    fn try_connection(&self) -> Result<Value> {
+    pub(crate) fn try_connection(&self) -> Result<Value> {
         let to = self.pair.server.v6(8080);
         self.pair.client.client(&format!("connect {to} --send x"))
     }
@@ -131,7 +131,11 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::rename(&new, path).with_context(|| path.display().to_string())
 }
 
-fn certificate(node: &Node) -> Result<Value> {
+fn dns(name: &str) -> String {
+    format!("DNS:{name}")
+}
+
+pub(crate) fn certificate(node: &Node) -> Result<Value> {
     Ok(node.cli("status")?["certificates"][0].take())
 }
 
@@ -175,15 +179,15 @@ fn file_certificates_with_dns_names_alone_carry_the_mesh() -> Result<()> {
 #[test]
 fn file_certificates_that_do_not_fit_leave_the_old_in_force() -> Result<()> {
     let files = Files::prepare()?;
-    files.give(&files.client(), CLIENT)?;
-    let old = files.give(&files.server(), SERVER)?;
+    files.give(&files.client(), &dns(CLIENT))?;
+    let old = files.give(&files.server(), &dns(SERVER))?;
     files.pair.start_agents()?;
     let (b, folder) = (&files.pair.b, files.server());
     let standing = Talk::open(&files.pair.client, files.pair.server.v4(8080))?;
     let (chain, key) = (folder.join("cert-chain.pem"), folder.join("key.pem"));
 
-    let stranger = files.make("other.shop.example")?;
-    let next = files.make(SERVER)?;
+    let stranger = files.make("DNS:other.shop.example")?;
+    let next = files.make(&dns(SERVER))?;
     // Another workload's pair; a key of another certificate; half a file.
     let wrong: [(&Path, &[u8], &Path, &str); 3] = [
         (&chain, &stranger.chain, &chain, "other.shop.example"),
@@ -241,8 +245,8 @@ fn presented(files: &Files) -> Result<String> {
 #[test]
 fn file_certificates_of_another_name_are_refused_by_the_client() -> Result<()> {
     let mut files = Files::prepare()?;
-    files.give(&files.client(), CLIENT)?;
-    files.give(&files.server(), "impostor.shop.example")?;
+    files.give(&files.client(), &dns(CLIENT))?;
+    files.give(&files.server(), "DNS:impostor.shop.example")?;
     files.pair.a.freeze_configuration()?;
     let impostor =
         |spec: PodSpec| spec.annotation("isthmus.dev/tls-names", "impostor.shop.example");

@@ -56,6 +56,7 @@ mod sandboxes;
 mod secrets;
 mod services;
 mod slice;
+mod spiffe_ids;
 mod stale_lists;
 mod strict;
 mod tls_settings;
