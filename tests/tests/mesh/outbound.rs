@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use isthmus_tests::mesh::{Mtls, Node, Pod, PodSpec};
+use isthmus_tests::traffic::Talk;
 use serde_json::Value;
 
 use crate::pair::{Banner, Pair, ensure_reset};
@@ -159,6 +160,35 @@ fn a_disputed_address_is_refused() -> Result<()> {
         recording.directions().count() == 0,
         "somebody was sent something"
     );
+    Ok(())
+}
+
+/// A policy that comes while an address is in dispute cuts the running connections that it denies,
+/// as it does without a dispute.
+#[test]
+fn policy_change_cuts_inbound_connections_to_a_disputed_address() -> Result<()> {
+    let mut pair = Pair::prepare()?;
+    // The client's node knows of neither, so that the server's own has to act.
+    pair.a.freeze_configuration()?;
+    pair.start_agents()?;
+    let _echo = pair.server.serve("serve echo")?;
+    let talk = Talk::open(&pair.client, pair.server.v4(8080))?;
+    let rival = pair.b.pod_with(PodSpec::new("rival").outside())?;
+    let mut claim = rival.yaml()?;
+    for (own, disputed) in rival.addresses().iter().zip(pair.server.addresses()) {
+        claim = claim.replace(&format!("\"{own}\""), &format!("\"{disputed}\""));
+    }
+    pair.b.after(|| pair.mesh.write("pod-rival", &claim))?;
+    talk.ask()?;
+    let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                metadata: {name: deny, namespace: default}\n\
+                spec: {selector: {matchLabels: {app: server}}, action: DENY, rules: [{}]}\n";
+    pair.mesh.write("deny", deny)?;
+    ensure!(talk.end()? == "ECONNRESET");
+    let line = pair.b.wait_access("the connection that was cut", |line| {
+        line["direction"] == "inbound" && line["outcome"] == "cut"
+    })?;
+    ensure!(line["reason"] == "POLICY_CHANGED", "{line}");
     Ok(())
 }
 
