@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 
 use super::{Cluster, SYSTEM};
-use crate::process;
+use crate::process::{self, Finished};
 use crate::wait::patience;
 
 /// Held by the test that looks whether the mesh is there, and installs it.
@@ -92,7 +92,7 @@ impl Cluster {
     /// # Errors
     /// Carries what the command said.
     pub fn uninstall_by_command(&self) -> Result<()> {
-        process::run(self.administrator(&["uninstall", "--crds"])?)?
+        self.mesh_agent(&["uninstall", "--crds"], None)?
             .success()
             .map(drop)
             .with_context(|| self.mesh_logs())
@@ -103,13 +103,18 @@ impl Cluster {
     /// # Errors
     /// Fails when it cannot be run.
     pub fn precheck(&self) -> Result<String> {
-        let finished = process::run(self.administrator(&["precheck"])?)?;
+        let finished = self.mesh_agent(&["precheck"], None)?;
         Ok(format!("{}{}", finished.stdout, finished.stderr))
     }
 
-    /// `mesh-agent` as the cluster's administrator runs it.
-    fn administrator(&self, words: &[&str]) -> Result<Command> {
+    /// Runs `mesh-agent` where an administrator would: outside the nodes, with the cluster's
+    /// kubeconfig or the given one.
+    ///
+    /// # Errors
+    /// Fails when it cannot be started or hangs.
+    pub fn mesh_agent(&self, words: &[&str], kubeconfig: Option<&Path>) -> Result<Finished> {
         let name = self.folder().file_name().unwrap_or_default();
+        let admin = self.admin_kubeconfig();
         let mut command = Command::new("nsenter");
         command
             .arg(format!(
@@ -119,8 +124,14 @@ impl Cluster {
             .arg("--")
             .arg(process::own_program("mesh-agent")?)
             .args(words)
-            .env("KUBECONFIG", self.folder().join("admin.kubeconfig"));
-        Ok(command)
+            .env("KUBECONFIG", kubeconfig.unwrap_or(&admin));
+        process::run(command)
+    }
+
+    /// The kubeconfig of the cluster's administrator.
+    #[must_use]
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.folder().join("admin.kubeconfig")
     }
 
     /// What the pods of the mesh look like, and the last that they printed.
