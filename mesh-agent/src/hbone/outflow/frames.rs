@@ -77,7 +77,7 @@ impl Frames {
                 stream: number(&self.head[5..]),
                 length: u32::try_from(length).unwrap_or(u32::MAX),
             }),
-            SETTINGS if length > 0 && length % SETTING == 0 => return,
+            SETTINGS if length > 0 && length.is_multiple_of(SETTING) => return,
             WINDOW_UPDATE if length == INCREMENT => return,
             _ => {}
         }
