@@ -163,6 +163,11 @@ impl Interceptor {
             .tried(|| format!("change the devices' mode of the pod with netns cookie {netns}"))
     }
 
+    /// Closes the socket in the pod's network namespace, which keeps the namespace from ending.
+    pub(super) fn leave_devices(&self, netns: NetnsCookie) {
+        self.devices().sockets.remove(&netns);
+    }
+
     /// Has the programs let everything pass, and takes them off the pod's devices. A
     /// namespace that cannot be entered keeps them, and they do nothing there.
     pub(super) fn unguard_devices(&self, netns: NetnsCookie) -> Result<(), InterceptError> {

@@ -39,23 +39,6 @@ pub(crate) fn join(pod: &Netns, outside: &Netns) {
     }
 }
 
-/// Gives the calling thread's namespace an interface with an address, the other
-/// end of which is nobody's.
-pub(crate) fn way_out(ip: &str) {
-    let peer = [link_header(0, 0), attr(3, b"peer0\0")].concat();
-    let data = attr(2, &attr(1, &peer));
-    let info = attr(18, &[attr(1, b"veth"), data].concat());
-    let name = attr(3, b"way0\0");
-    send(
-        RTM_NEWLINK,
-        CREATE,
-        &[link_header(0, 0), name, info].concat(),
-    );
-    address("way0", ip.parse().unwrap(), 24);
-    up("way0");
-    up("peer0");
-}
-
 pub(crate) fn up(interface: &str) {
     const IFF_UP: u32 = 1;
     send(RTM_NEWLINK, 0, &link_header(index(interface), IFF_UP));
@@ -74,7 +57,8 @@ fn address(interface: &str, ip: IpAddr, prefix: u8) {
     send(RTM_NEWADDR, CREATE, &body);
 }
 
-fn index(interface: &str) -> u32 {
+/// The index of an interface of the calling thread's namespace.
+pub(crate) fn index(interface: &str) -> u32 {
     let name = CString::new(interface).unwrap();
     // SAFETY: a string that ends in a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

@@ -123,7 +123,10 @@ fn what_is_left_of_a_pod_whose_namespace_is_gone_is_released() {
     let mut bed = Bed::new("gone");
     bed.enrol(&[POD_V4, POD_V6], true);
     bed.listener = None;
+    // An agent holds sockets in the namespaces of its pods, until it ends.
+    bed.interceptor = None;
     bed.pod = crate::bed::Netns::new();
+    bed.interceptor = Some(Interceptor::open(&bed.options).unwrap());
     // The kernel takes a namespace apart in the background.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let attached = |bed: &Bed| {
