@@ -250,7 +250,7 @@ impl IdForms {
             return Err(IdentityError::Name(pod.to_owned()));
         }
         let path = template.path(&namespace, &account, pod);
-        Ok(SpiffeId::of(domain, namespace, account)?.with_path(path.into()))
+        Ok(SpiffeId::of(domain, namespace, account)?.with_path(path))
     }
 
     /// The workload that a URI names, by the form of its trust domain and by no other.
@@ -274,7 +274,7 @@ impl IdForms {
             });
         };
         let id = SpiffeId::new(domain, namespace, account)?;
-        Ok(id.with_path(format!("/{path}").into()))
+        Ok(id.with_path(format!("/{path}")))
     }
 }
 

@@ -16,10 +16,19 @@ pub struct TrustDomain(Arc<str>);
 pub struct SpiffeId {
     trust_domain: TrustDomain,
     namespace: Arc<str>,
-    service_account: Arc<str>,
-    /// The path with its first slash, where it is of another form than Istio's.
-    path: Option<Arc<str>>,
+    account: Account,
 }
+
+/// The service account, and the path of the ID where that is of another form than Istio's. As
+/// large as the account alone, since identities are part of many errors.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Account {
+    Standard(Arc<str>),
+    /// The path begins with a slash.
+    WithPath(Arc<(Arc<str>, String)>),
+}
+
+const _: () = assert!(size_of::<Account>() == size_of::<Arc<str>>());
 
 /// Why a text is not an identity of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,22 +95,28 @@ impl SpiffeId {
         Ok(Self {
             trust_domain,
             namespace,
-            service_account,
-            path: None,
+            account: Account::Standard(service_account),
         })
     }
 
     /// The same workload under an ID with another path.
-    pub(super) fn with_path(self, path: Arc<str>) -> Self {
+    pub(super) fn with_path(self, path: String) -> Self {
+        let account = match self.account {
+            Account::Standard(name) => name,
+            Account::WithPath(both) => Arc::clone(&both.0),
+        };
         Self {
-            path: Some(path),
+            account: Account::WithPath(Arc::new((account, path))),
             ..self
         }
     }
 
     /// The path, where it is of another form than Istio's.
     pub(crate) fn path(&self) -> Option<&str> {
-        self.path.as_deref()
+        match &self.account {
+            Account::Standard(_) => None,
+            Account::WithPath(both) => Some(&both.1),
+        }
     }
 
     /// The trust domain that vouches for this identity.
@@ -116,7 +131,10 @@ impl SpiffeId {
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        match &self.account {
+            Account::Standard(name) => name,
+            Account::WithPath(both) => &both.0,
+        }
     }
 }
 
@@ -137,10 +155,10 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(path) = &self.path {
+        if let Some(path) = self.path() {
             return write!(f, "spiffe://{}{path}", self.trust_domain);
         }
-        let (namespace, account) = (&self.namespace, &self.service_account);
+        let (namespace, account) = (&self.namespace, self.service_account());
         write!(
             f,
             "spiffe://{}/ns/{namespace}/sa/{account}",
