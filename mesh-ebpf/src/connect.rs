@@ -5,7 +5,7 @@
 
 use crate::level;
 use crate::maps::{AGENT_SOCKETS, ORIGINAL, PODS, storage_ptr};
-use crate::report;
+use crate::report::{self, Ends};
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval,
@@ -138,9 +138,7 @@ fn capture(addr: *mut bpf_sock_addr, ip: Ip, port: u16) -> Outcome {
 /// its own) though the namespace is no enrolled pod's, and is not the agent: its connection
 /// is refused at once and reported. The agent has no listener there, and its SYN would be
 /// dropped by the guard, so that it would wait.
-///
-/// A function of its own, as the stack of one holds 512 bytes.
-#[inline(never)]
+#[inline(always)]
 fn is_of_pod_elsewhere(addr: *mut bpf_sock_addr, netns_cookie: u64, ip: &Ip, port: u16) -> bool {
     // SAFETY: the helper takes a number.
     let ancestor = |level: u32| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
@@ -153,17 +151,14 @@ fn is_of_pod_elsewhere(addr: *mut bpf_sock_addr, netns_cookie: u64, ip: &Ip, por
     {
         return false;
     }
-    let event = Event {
-        at_ns: 0,
-        netns_cookie: pod.netns_cookie,
-        cgroup_id,
+    let ends = Ends {
         local: Ip::UNSPECIFIED,
         remote: *ip,
-        kind: 0,
         local_port: 0,
         remote_port: port,
     };
-    report::tell(Counter::RefusedInnerNamespace, event);
+    let counter = Counter::RefusedInnerNamespace;
+    report::tell_in_place(counter, pod.netns_cookie, cgroup_id, &ends);
     true
 }
 

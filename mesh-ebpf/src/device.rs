@@ -4,7 +4,8 @@
 
 use crate::maps::{AGENT_SOCKETS, DEVICES, FORWARDED};
 use crate::packet::{self, AtDevice, ETH_P_IP, ETH_P_IPV6, Packet};
-use crate::{probe, report};
+use crate::probe;
+use crate::report::{self, Ends};
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_sk_fullsock};
@@ -12,7 +13,6 @@ use aya_ebpf::programs::TcContext;
 use core::mem::{size_of, zeroed};
 use mesh_common::counters::Counter;
 use mesh_common::device::{Origin, Verdict, egress as decide, ingress as decide_ingress};
-use mesh_common::event::Event;
 use mesh_common::guard::{TCP, Transport};
 use mesh_common::ip::Ip;
 use mesh_common::maps::{Device, Tuple};
@@ -32,24 +32,29 @@ pub fn egress(ctx: &TcContext) -> i32 {
     // SAFETY: `skb` is the program's context; the verifier checks each access.
     let (protocol, origin) =
         unsafe { ((*skb).protocol as u16, Origin::of((*skb).ingress_ifindex)) };
-    let packet = AtDevice(skb);
-    let transport = match transport(&packet, protocol) {
-        // A tag in the frame itself is a packet socket's: a VLAN device hands it over beside
-        // the frame.
-        None if protocol == ETH_P_8021Q.to_be() || protocol == ETH_P_8021AD.to_be() => {
-            Transport::Unreadable
-        }
-        None | Some(Transport::Other) => return PASS,
-        Some(transport) => transport,
-    };
+    let tagged = protocol == ETH_P_8021Q.to_be() || protocol == ETH_P_8021AD.to_be();
+    if !is_ip(protocol) && !tagged {
+        return PASS;
+    }
+    // What needs no loop comes first: the verifier walks what follows a loop once for each way
+    // out of it.
     let Some((number, device)) = device_of(skb) else {
         return PASS;
     };
     if origin == Origin::Local && is_agents(skb) {
         return PASS;
     }
-    let (segment, [source_port, destination_port]) = packet::read_segment(&packet, transport);
+    let packet = AtDevice(skb);
+    pull_headers(&packet);
     let (source, destination) = packet::addresses(&packet, protocol);
+    let transport = match packet::transport(&packet, protocol) {
+        // A tag in the frame itself is a packet socket's: a VLAN device hands it over beside
+        // the frame.
+        None => Transport::Unreadable,
+        Some(Transport::Other) => return PASS,
+        Some(transport) => transport,
+    };
+    let (segment, [source_port, destination_port]) = packet::read_segment(&packet, transport);
     let tuple = Tuple {
         kubelet: destination,
         pod: source,
@@ -83,18 +88,26 @@ pub fn ingress(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: as in `egress`.
     let protocol = unsafe { (*skb).protocol as u16 };
-    let packet = AtDevice(skb);
-    let transport = match transport(&packet, protocol) {
-        None | Some(Transport::Other) => return PASS,
-        Some(transport) => transport,
-    };
+    if !is_ip(protocol) {
+        return PASS;
+    }
     let Some((number, device)) = device_of(skb) else {
         return PASS;
     };
+    let packet = AtDevice(skb);
+    pull_headers(&packet);
     let (source, destination) = packet::addresses(&packet, protocol);
     let v4 = protocol == ETH_P_IP.to_be();
     let forwards = || is_forwarded(skb, v4, &source, &destination);
+    // As in `egress`: before the loop.
     let verdict = decide_ingress(device, &source, &destination, forwards);
+    if verdict == Verdict::Pass {
+        return PASS;
+    }
+    let transport = match packet::transport(&packet, protocol) {
+        None | Some(Transport::Other) => return PASS,
+        Some(transport) => transport,
+    };
     let counter = match verdict {
         Verdict::PassForwarded => Counter::DeviceIngressForwarded,
         Verdict::DropForwarded => Counter::DeviceIngressForwardedStrict,
@@ -111,15 +124,18 @@ pub fn ingress(ctx: &TcContext) -> i32 {
     finish(verdict, counter, number, device, &ends)
 }
 
-/// [`packet::transport`], of a packet that may not be in one piece.
 #[inline(always)]
-fn transport(packet: &AtDevice, protocol: u16) -> Option<Transport> {
+fn is_ip(protocol: u16) -> bool {
+    protocol == ETH_P_IP.to_be() || protocol == ETH_P_IPV6.to_be()
+}
+
+/// Makes the headers readable of a packet that is not in one piece.
+#[inline(always)]
+fn pull_headers(packet: &AtDevice) {
     // The last byte of the shortest packet that has an IPv4 and a UDP header.
-    let is_ip = protocol == ETH_P_IP.to_be() || protocol == ETH_P_IPV6.to_be();
-    if is_ip && packet.load::<1>(27).is_none() {
+    if packet.load::<1>(27).is_none() {
         packet.pull();
     }
-    packet::transport(packet, protocol)
 }
 
 /// The pod to which the device belongs, with its number.
@@ -147,9 +163,8 @@ fn is_agents(skb: *mut __sk_buff) -> bool {
     }
 }
 
-/// Whether the namespace would forward the packet. A function of its own, as the stack of one
-/// holds 512 bytes.
-#[inline(never)]
+/// Whether the namespace would forward the packet.
+#[inline(always)]
 fn is_forwarded(skb: *mut __sk_buff, v4: bool, source: &Ip, destination: &Ip) -> bool {
     // SAFETY: integers and arrays of them, for which zero is a value.
     let mut query: bpf_fib_lookup = unsafe { zeroed() };
@@ -170,14 +185,6 @@ fn is_forwarded(skb: *mut __sk_buff, v4: bool, source: &Ip, destination: &Ip) ->
     // SAFETY: `query` is of the size given.
     let answer = unsafe { fib_lookup(skb.cast(), &raw mut query, size, 0) };
     mesh_common::device::is_forwarded(answer)
-}
-
-/// The two ends of a packet, the pod's first.
-struct Ends {
-    local: Ip,
-    remote: Ip,
-    local_port: u16,
-    remote_port: u16,
 }
 
 /// Counts what was decided, reports a drop, and returns the program's answer.
@@ -201,25 +208,8 @@ fn finish(verdict: Verdict, counter: Counter, number: u32, device: &Device, ends
         report::count(counter);
         return PASS;
     }
-    tell(counter, device, ends);
+    report::tell_in_place(counter, device.netns_cookie, device.cgroup_id, ends);
     DROP
-}
-
-/// Counts a drop and tells the agent of it. A function of its own, as the stack of one holds
-/// 512 bytes.
-#[inline(never)]
-fn tell(counter: Counter, device: &Device, ends: &Ends) {
-    let event = Event {
-        at_ns: 0,
-        netns_cookie: device.netns_cookie,
-        cgroup_id: device.cgroup_id,
-        local: ends.local,
-        remote: ends.remote,
-        kind: 0,
-        local_port: ends.local_port,
-        remote_port: ends.remote_port,
-    };
-    report::tell(counter, event);
 }
 
 /// Without an atomic instruction, which the compiler has for this target in part only: of two

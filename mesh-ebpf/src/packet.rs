@@ -22,6 +22,13 @@ const HEADERS: u32 = 256;
 pub trait Packet {
     /// `N` bytes at `offset`.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The same number, of which the verifier knows nothing any more, where a program is so
+    /// long that it would walk the rest once for each of the number's ranges.
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        number
+    }
 }
 
 /// The packet of a cgroup_skb program, whose data begins with the IP header.
@@ -59,6 +66,17 @@ impl AtDevice {
 
 impl Packet for AtDevice {
     #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        // SAFETY: `self.0` is the program's context, whose control block tc programs may use
+        // as they like.
+        unsafe {
+            let scratch = &raw mut (*self.0).cb[4];
+            scratch.write_volatile(number);
+            scratch.read_volatile()
+        }
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = [0u8; N];
         let to = (&raw mut bytes).cast();
@@ -73,13 +91,20 @@ impl Packet for AtDevice {
 /// The transport of an IPv4 or IPv6 packet; `None` for other protocols.
 #[inline(always)]
 pub fn transport(packet: &impl Packet, protocol: u16) -> Option<Transport> {
-    if protocol == ETH_P_IP.to_be() {
-        Some(transport4(packet))
+    let transport = if protocol == ETH_P_IP.to_be() {
+        transport4(packet)
     } else if protocol == ETH_P_IPV6.to_be() {
-        Some(transport6(packet))
+        transport6(packet)
     } else {
-        None
-    }
+        return None;
+    };
+    Some(match transport {
+        Transport::Tcp { offset, len } => Transport::Tcp {
+            offset: packet.opaque(offset),
+            len: packet.opaque(len),
+        },
+        other => other,
+    })
 }
 
 #[inline(always)]
@@ -106,7 +131,7 @@ fn transport6(packet: &impl Packet) -> Transport {
             Ipv6Next::Is(transport) => return transport,
             Ipv6Next::Skip(bytes) => {
                 next = start[0];
-                offset += bytes;
+                offset = packet.opaque(offset + bytes);
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::maps::{COUNTERS, EVENT_BUDGET, EVENTS};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::counters::Counter;
 use mesh_common::event::{EVENTS_PER_CPU_AND_SECOND, Event};
+use mesh_common::ip::Ip;
 
 /// Adds one to `counter` on this CPU.
 #[inline(always)]
@@ -27,6 +28,41 @@ pub fn tell(counter: Counter, mut event: Event) {
     if !within_budget(&event) || EVENTS.output(event, 0).is_err() {
         count(Counter::EventsSuppressed);
     }
+}
+
+/// The two ends of a packet or a call, the pod's first.
+pub struct Ends {
+    pub local: Ip,
+    pub remote: Ip,
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+/// As [`tell`], written in place: for programs whose stack has no room for an [`Event`]. A
+/// function of its own would have room, but before Linux 6.6 the verifier forgets at each call
+/// which numbers matter, and walks every path anew.
+#[inline(always)]
+pub fn tell_in_place(counter: Counter, netns_cookie: u64, cgroup_id: u64, ends: &Ends) {
+    count(counter);
+    // SAFETY: the helper takes nothing and returns a number.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let reserved = within_budget(now).then(|| EVENTS.reserve(0)).flatten();
+    let Some(mut entry) = reserved else {
+        return count(Counter::EventsSuppressed);
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the ring's memory for one event, all fields of which are written here.
+    unsafe {
+        (&raw mut (*event).at_ns).write_volatile(now);
+        (&raw mut (*event).netns_cookie).write_volatile(netns_cookie);
+        (&raw mut (*event).cgroup_id).write_volatile(cgroup_id);
+        (*event).local = ends.local;
+        (*event).remote = ends.remote;
+        (&raw mut (*event).kind).write_volatile(counter as u32);
+        (&raw mut (*event).local_port).write_volatile(ends.local_port);
+        (&raw mut (*event).remote_port).write_volatile(ends.remote_port);
+    }
+    entry.submit(0);
 }
 
 #[inline(always)]
