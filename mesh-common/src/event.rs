@@ -37,13 +37,6 @@ pub struct Event {
 }
 
 impl Event {
-    /// Which of [`EVENT_BUDGETS`] the event's pod uses: by its cgroup, whose ids the kernel
-    /// counts up (Fibonacci hashing spreads these evenly).
-    #[inline(always)]
-    pub fn budget(&self) -> u32 {
-        (self.cgroup_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - EVENT_BUDGET_BITS)) as u32
-    }
-
     /// What happened; `None` for a number that this version does not know.
     pub fn counter(&self) -> Option<Counter> {
         Counter::ALL.get(self.kind as usize).copied()
@@ -52,29 +45,22 @@ impl Event {
 
 const _: () = assert!(core::mem::size_of::<Event>() == 64);
 
+/// Which of [`EVENT_BUDGETS`] the pod with this cgroup uses. The kernel counts the ids of
+/// cgroups up; Fibonacci hashing spreads these evenly.
+#[inline(always)]
+pub fn budget_of(cgroup_id: u64) -> u32 {
+    (cgroup_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - EVENT_BUDGET_BITS)) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn event_budget_of_neighbouring_cgroups_differs() {
-        let budget = |cgroup_id| {
-            let ip = Ip::UNSPECIFIED;
-            let event = Event {
-                at_ns: 0,
-                netns_cookie: 0,
-                cgroup_id,
-                local: ip,
-                remote: ip,
-                kind: 0,
-                local_port: 0,
-                remote_port: 0,
-            };
-            event.budget()
-        };
         let mut used = [0_u32; EVENT_BUDGETS];
         for cgroup in 0..110 {
-            used[budget(5000 + 3 * cgroup) as usize] += 1;
+            used[budget_of(5000 + 3 * cgroup) as usize] += 1;
         }
         assert!(used.iter().all(|pods| *pods <= 2), "{used:?}");
     }

@@ -5,7 +5,7 @@
 use crate::maps::{COUNTERS, EVENT_BUDGET, EVENTS};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::counters::Counter;
-use mesh_common::event::{EVENTS_PER_CPU_AND_SECOND, Event};
+use mesh_common::event::{EVENTS_PER_CPU_AND_SECOND, Event, budget_of};
 use mesh_common::ip::Ip;
 
 /// Adds one to `counter` on this CPU.
@@ -25,7 +25,7 @@ pub fn tell(counter: Counter, mut event: Event) {
     // SAFETY: the helper takes nothing and returns a number.
     event.at_ns = unsafe { bpf_ktime_get_ns() };
     event.kind = counter as u32;
-    if !within_budget(&event) || EVENTS.output(event, 0).is_err() {
+    if !within_budget(event.cgroup_id, event.at_ns) || EVENTS.output(event, 0).is_err() {
         count(Counter::EventsSuppressed);
     }
 }
@@ -46,7 +46,9 @@ pub fn tell_in_place(counter: Counter, netns_cookie: u64, cgroup_id: u64, ends: 
     count(counter);
     // SAFETY: the helper takes nothing and returns a number.
     let now = unsafe { bpf_ktime_get_ns() };
-    let reserved = within_budget(now).then(|| EVENTS.reserve(0)).flatten();
+    let reserved = within_budget(cgroup_id, now)
+        .then(|| EVENTS.reserve(0))
+        .flatten();
     let Some(mut entry) = reserved else {
         return count(Counter::EventsSuppressed);
     };
@@ -66,11 +68,11 @@ pub fn tell_in_place(counter: Counter, netns_cookie: u64, cgroup_id: u64, ends: 
 }
 
 #[inline(always)]
-fn within_budget(event: &Event) -> bool {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(event.budget()) else {
+fn within_budget(cgroup_id: u64, at_ns: u64) -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(budget_of(cgroup_id)) else {
         return false;
     };
-    let window = event.at_ns >> 30;
+    let window = at_ns >> 30;
     // SAFETY: this CPU's own entry, as in `count`.
     unsafe {
         if (*budget).window != window {
