@@ -91,7 +91,6 @@ where
         Some(pings) => Box::pin(keepalive::watch(pings, settings.clone())),
         None => Box::pin(std::future::pending()),
     };
-    let slots = Slots::new(Arc::new(Notify::new()));
     Ok(TunnelServer {
         connection,
         keepalive,
