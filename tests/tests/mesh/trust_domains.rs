@@ -93,11 +93,13 @@ fn trust_domains_cannot_vouch_for_each_other() -> Result<()> {
         let peer = Peer::new(&abroad.mesh)?;
         let signer = Authority::of(abroad.b.state())?;
         let at = abroad.home.v4(15008);
+        // Of a pod, no socket made outside its cgroup gets out.
+        let outside = abroad.mesh.outsider("outside")?;
         let try_as = |id: &str| -> Result<bool> {
             let mut config = peer.config(&abroad.away, &abroad.home)?;
             let leaf = Arc::new(signer.leaf(&[id])?);
             config.client_auth_cert_resolver = Arc::new(Fixed(Some(leaf)));
-            Ok(peer.refusal(&abroad.away, at, config)?.is_none())
+            Ok(peer.refusal(&outside, at, config)?.is_none())
         };
         ensure!(try_as(&identity(AWAY, "other"))?, "its own was refused");
         ensure!(!try_as(&identity(HOME, "home"))?, "a forgery was taken");
