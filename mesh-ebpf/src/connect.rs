@@ -145,10 +145,11 @@ fn is_of_pod_elsewhere(addr: *mut bpf_sock_addr, netns_cookie: u64, ip: &Ip, por
     let Some((cgroup_id, pod)) = level::enrolled(ancestor) else {
         return false;
     };
+    if pod.netns_cookie == netns_cookie {
+        return false;
+    }
     // SAFETY: `addr` is the program's context, and its socket is not null.
-    if pod.netns_cookie == netns_cookie
-        || unsafe { AGENT_SOCKETS.contains((*addr).__bindgen_anon_1.sk) }
-    {
+    if unsafe { AGENT_SOCKETS.contains((*addr).__bindgen_anon_1.sk) } {
         return false;
     }
     let ends = Ends {

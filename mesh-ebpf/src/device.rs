@@ -19,7 +19,7 @@ use mesh_common::maps::{Device, Tuple};
 
 /// Go on with the filters after this one.
 const PASS: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 const AF_INET: u8 = 2;
