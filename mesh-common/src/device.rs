@@ -59,9 +59,9 @@ pub enum Verdict {
 /// not asked about. A segment that carries no data and opens nothing passes: the kernel makes
 /// resets, acknowledgements of connections in TIME_WAIT and SYN-ACKs without a socket, or
 /// with one of its own. Other data passes where connections older than the enrolment may go
-/// on, and `probe` is the kubelet's.
+/// on; the caller spares answers to the kubelet's probes.
 #[inline(always)]
-pub fn egress(flags: u32, origin: Origin, segment: Option<Segment>, probe: bool) -> Verdict {
+pub fn egress(flags: u32, origin: Origin, segment: Option<Segment>) -> Verdict {
     let strict = flags & CGROUP_STRICT != 0;
     if origin != Origin::Local && strict {
         return Verdict::DropForwarded;
@@ -78,7 +78,7 @@ pub fn egress(flags: u32, origin: Origin, segment: Option<Segment>, probe: bool)
     if origin == Origin::Loopback {
         return Verdict::PassForwarded;
     }
-    if strict && segment.payload && !probe {
+    if strict && segment.payload {
         return Verdict::DropStrict;
     }
     Verdict::Pass

@@ -10,10 +10,10 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_sk_fullsock};
 use aya_ebpf::programs::TcContext;
-use core::mem::{size_of, zeroed};
+use core::mem::{MaybeUninit, size_of};
 use mesh_common::counters::Counter;
 use mesh_common::device::{Origin, Verdict, egress as decide, ingress as decide_ingress};
-use mesh_common::guard::{TCP, Transport};
+use mesh_common::guard::{Segment, TCP, Transport};
 use mesh_common::ip::Ip;
 use mesh_common::maps::{Device, Tuple};
 
@@ -55,17 +55,8 @@ pub fn egress(ctx: &TcContext) -> i32 {
         Some(transport) => transport,
     };
     let (segment, [source_port, destination_port]) = packet::read_segment(&packet, transport);
-    let tuple = Tuple {
-        kubelet: destination,
-        pod: source,
-        kubelet_port: destination_port,
-        pod_port: source_port,
-    };
-    let mut verdict = decide(device.flags, origin, segment, false);
-    if verdict == Verdict::DropStrict && probe::is_known(tuple) {
-        verdict = decide(device.flags, origin, segment, true);
-    }
-    let counter = match verdict {
+    let segment = opaque_segment(&packet, segment);
+    let counter = match decide(device.flags, origin, segment) {
         Verdict::Pass => return PASS,
         Verdict::PassForwarded => Counter::DeviceEgressForwarded,
         Verdict::DropForwarded => Counter::DeviceEgressForwardedStrict,
@@ -73,13 +64,25 @@ pub fn egress(ctx: &TcContext) -> i32 {
         Verdict::DropStrict => Counter::DeviceEgressStrict,
         Verdict::DropUnreadable | Verdict::DropLocalAddress => Counter::DeviceEgressUnreadable,
     };
+    let counter = packet.opaque(counter as u32);
+    if counter == Counter::DeviceEgressStrict as u32 {
+        let tuple = Tuple {
+            kubelet: destination,
+            pod: source,
+            kubelet_port: destination_port,
+            pod_port: source_port,
+        };
+        if probe::is_known(tuple) {
+            return PASS;
+        }
+    }
     let ends = Ends {
-        local: source,
-        remote: destination,
+        local: Some(&source),
+        remote: &destination,
         local_port: source_port,
         remote_port: destination_port,
     };
-    finish(verdict, counter, number, device, &ends)
+    finish(counter, number, device, &ends)
 }
 
 /// A packet that arrives at a device.
@@ -114,14 +117,15 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         Verdict::DropLocalAddress => Counter::DeviceIngressLocalAddress,
         _ => return PASS,
     };
+    let counter = packet.opaque(counter as u32);
     let (_, [source_port, destination_port]) = packet::read_segment(&packet, transport);
     let ends = Ends {
-        local: destination,
-        remote: source,
+        local: Some(&destination),
+        remote: &source,
         local_port: destination_port,
         remote_port: source_port,
     };
-    finish(verdict, counter, number, device, &ends)
+    finish(counter, number, device, &ends)
 }
 
 #[inline(always)]
@@ -166,8 +170,15 @@ fn is_agents(skb: *mut __sk_buff) -> bool {
 /// Whether the namespace would forward the packet.
 #[inline(always)]
 fn is_forwarded(skb: *mut __sk_buff, v4: bool, source: &Ip, destination: &Ip) -> bool {
+    let mut query = MaybeUninit::<bpf_fib_lookup>::uninit();
+    let words = query.as_mut_ptr().cast::<u32>();
+    for word in 0..size_of::<bpf_fib_lookup>() / size_of::<u32>() {
+        // SAFETY: within the struct, which is aligned so. One word after the other, or the
+        // compiler calls `memset`, whose loop costs the verifier much.
+        unsafe { words.add(word).write_volatile(0) };
+    }
     // SAFETY: integers and arrays of them, for which zero is a value.
-    let mut query: bpf_fib_lookup = unsafe { zeroed() };
+    let mut query = unsafe { query.assume_init() };
     query.l4_protocol = TCP;
     // SAFETY: `skb` is the program's context.
     query.ifindex = unsafe { (*skb).ifindex };
@@ -187,16 +198,33 @@ fn is_forwarded(skb: *mut __sk_buff, v4: bool, source: &Ip, destination: &Ip) ->
     mesh_common::device::is_forwarded(answer)
 }
 
-/// Counts what was decided, reports a drop, and returns the program's answer.
+/// The same, of which the verifier knows nothing any more; see [`Packet::opaque`].
 #[inline(always)]
-fn finish(verdict: Verdict, counter: Counter, number: u32, device: &Device, ends: &Ends) -> i32 {
-    if matches!(verdict, Verdict::PassForwarded | Verdict::DropForwarded)
-        && let Some(forwarded) = FORWARDED.get_ptr_mut(number)
-    {
+fn opaque_segment(packet: &AtDevice, segment: Option<Segment>) -> Option<Segment> {
+    /// No segment has more than 9 bits.
+    const NONE: u32 = 1 << 9;
+    let known = segment.map_or(NONE, |it| u32::from(it.flags) | u32::from(it.payload) << 8);
+    let bits = packet.opaque(known);
+    (bits & NONE == 0).then_some(Segment {
+        flags: bits as u8,
+        payload: bits & 1 << 8 != 0,
+    })
+}
+
+/// Counts what was decided, by the number of a [`Counter`], reports a drop, and returns the
+/// program's answer.
+#[inline(always)]
+fn finish(counter: u32, number: u32, device: &Device, ends: &Ends<'_>) -> i32 {
+    let passes = counter == Counter::DeviceEgressForwarded as u32
+        || counter == Counter::DeviceIngressForwarded as u32;
+    let forwarded = passes
+        || counter == Counter::DeviceEgressForwardedStrict as u32
+        || counter == Counter::DeviceIngressForwardedStrict as u32;
+    if forwarded && let Some(forwarded) = FORWARDED.get_ptr_mut(number) {
         // SAFETY: the map's element, which lives as long as the map. Of two times either will
         // do.
         unsafe {
-            if verdict == Verdict::PassForwarded {
+            if passes {
                 add_one(&raw mut (*forwarded).passed);
                 (&raw mut (*forwarded).passed_ns).write_volatile(bpf_ktime_get_ns());
             } else {
@@ -204,8 +232,8 @@ fn finish(verdict: Verdict, counter: Counter, number: u32, device: &Device, ends
             }
         }
     }
-    if verdict == Verdict::PassForwarded {
-        report::count(counter);
+    if passes {
+        report::count_number(counter);
         return PASS;
     }
     report::tell_in_place(counter, device.netns_cookie, device.cgroup_id, ends);

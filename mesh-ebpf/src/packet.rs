@@ -5,7 +5,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
 };
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 use mesh_common::guard::{Ipv6Next, Segment, Transport, ipv4_transport, ipv6_step, segment};
 use mesh_common::ip::Ip;
 
@@ -37,13 +37,12 @@ pub struct AtNetwork(pub *mut __sk_buff);
 impl Packet for AtNetwork {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
-        let to = (&raw mut bytes).cast();
-        // SAFETY: `to` is a buffer of the size given, and the helper checks the
-        // packet's end.
-        let error =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, size_of::<[u8; N]>() as u32) };
-        (error == 0).then_some(bytes)
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let (to, size) = (bytes.as_mut_ptr().cast(), size_of::<[u8; N]>() as u32);
+        // SAFETY: `to` is a buffer of the size given, and the helper checks the packet's end.
+        let error = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, size) };
+        // SAFETY: the helper writes the whole buffer, zeros where it fails.
+        (error == 0).then(|| unsafe { bytes.assume_init() })
     }
 }
 
@@ -78,13 +77,13 @@ impl Packet for AtDevice {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
-        let to = (&raw mut bytes).cast();
-        let size = size_of::<[u8; N]>() as u32;
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let (to, size) = (bytes.as_mut_ptr().cast(), size_of::<[u8; N]>() as u32);
         // SAFETY: as in `AtNetwork`.
         let error =
             unsafe { bpf_skb_load_bytes_relative(self.0.cast(), offset, to, size, START_NET) };
-        (error == 0).then_some(bytes)
+        // SAFETY: as in `AtNetwork`.
+        (error == 0).then(|| unsafe { bytes.assume_init() })
     }
 }
 

@@ -11,7 +11,13 @@ use mesh_common::ip::Ip;
 /// Adds one to `counter` on this CPU.
 #[inline(always)]
 pub fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    count_number(counter as u32);
+}
+
+/// [`count`] by the counter's number.
+#[inline(always)]
+pub fn count_number(counter: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: this CPU's own entry. A program that interrupts this one on
         // the same CPU may cost a count, never more.
         unsafe { *value += 1 };
@@ -31,19 +37,20 @@ pub fn tell(counter: Counter, mut event: Event) {
 }
 
 /// The two ends of a packet or a call, the pod's first.
-pub struct Ends {
-    pub local: Ip,
-    pub remote: Ip,
+pub struct Ends<'a> {
+    /// Unspecified where it is not chosen yet.
+    pub local: Option<&'a Ip>,
+    pub remote: &'a Ip,
     pub local_port: u16,
     pub remote_port: u16,
 }
 
 /// As [`tell`], written in place: for programs whose stack has no room for an [`Event`]. A
 /// function of its own would have room, but before Linux 6.6 the verifier forgets at each call
-/// which numbers matter, and walks every path anew.
+/// which numbers matter, and walks every path anew. `memset` is such a function too.
 #[inline(always)]
-pub fn tell_in_place(counter: Counter, netns_cookie: u64, cgroup_id: u64, ends: &Ends) {
-    count(counter);
+pub fn tell_in_place(counter: u32, netns_cookie: u64, cgroup_id: u64, ends: &Ends<'_>) {
+    count_number(counter);
     // SAFETY: the helper takes nothing and returns a number.
     let now = unsafe { bpf_ktime_get_ns() };
     let reserved = within_budget(cgroup_id, now)
@@ -58,9 +65,16 @@ pub fn tell_in_place(counter: Counter, netns_cookie: u64, cgroup_id: u64, ends: 
         (&raw mut (*event).at_ns).write_volatile(now);
         (&raw mut (*event).netns_cookie).write_volatile(netns_cookie);
         (&raw mut (*event).cgroup_id).write_volatile(cgroup_id);
-        (*event).local = ends.local;
-        (*event).remote = ends.remote;
-        (&raw mut (*event).kind).write_volatile(counter as u32);
+        match ends.local {
+            Some(local) => (*event).local = *local,
+            None => {
+                let words = (&raw mut (*event).local).cast::<u64>();
+                words.write_volatile(0);
+                words.add(1).write_volatile(0);
+            }
+        }
+        (*event).remote = *ends.remote;
+        (&raw mut (*event).kind).write_volatile(counter);
         (&raw mut (*event).local_port).write_volatile(ends.local_port);
         (&raw mut (*event).remote_port).write_volatile(ends.remote_port);
     }

@@ -34,7 +34,7 @@ fn device(flags: u32) -> Device {
 fn egress_drops_a_new_connection_in_every_mode() {
     for flags in [STRICT, PERMISSIVE] {
         for payload in [false, true] {
-            let verdict = egress(flags, Origin::Local, segment(tcp::SYN, payload), false);
+            let verdict = egress(flags, Origin::Local, segment(tcp::SYN, payload));
             assert_eq!(verdict, Verdict::DropNewConnection);
         }
     }
@@ -50,31 +50,24 @@ fn egress_passes_what_the_kernel_sends_without_a_socket() {
         tcp::ACK | fin,
         tcp::SYN | tcp::ACK,
     ] {
-        let verdict = egress(STRICT, Origin::Local, segment(flags, false), false);
+        let verdict = egress(STRICT, Origin::Local, segment(flags, false));
         assert_eq!(verdict, Verdict::Pass, "{flags:#x}");
     }
 }
 
 #[test]
-fn egress_passes_data_of_older_connections_and_probes_only() {
+fn egress_passes_data_of_older_connections_only() {
     let data = segment(tcp::ACK, true);
-    assert_eq!(
-        egress(PERMISSIVE, Origin::Local, data, false),
-        Verdict::Pass
-    );
-    assert_eq!(
-        egress(STRICT, Origin::Local, data, false),
-        Verdict::DropStrict
-    );
-    assert_eq!(egress(STRICT, Origin::Local, data, true), Verdict::Pass);
+    assert_eq!(egress(PERMISSIVE, Origin::Local, data), Verdict::Pass);
+    assert_eq!(egress(STRICT, Origin::Local, data), Verdict::DropStrict);
 }
 
 #[test]
 fn egress_drops_forwarded_tcp_under_strict_and_counts_it_otherwise() {
     for segment in [segment(tcp::SYN, false), segment(tcp::RST, false), None] {
-        let strict = egress(STRICT, Origin::Forwarded, segment, false);
+        let strict = egress(STRICT, Origin::Forwarded, segment);
         assert_eq!(strict, Verdict::DropForwarded);
-        let permissive = egress(PERMISSIVE, Origin::Forwarded, segment, false);
+        let permissive = egress(PERMISSIVE, Origin::Forwarded, segment);
         assert_eq!(permissive, Verdict::PassForwarded);
     }
 }
@@ -83,11 +76,11 @@ fn egress_drops_forwarded_tcp_under_strict_and_counts_it_otherwise() {
 fn egress_opens_nothing_by_way_of_loopback() {
     let syn = segment(tcp::SYN, false);
     assert_eq!(
-        egress(PERMISSIVE, Origin::Loopback, syn, false),
+        egress(PERMISSIVE, Origin::Loopback, syn),
         Verdict::DropNewConnection
     );
     assert_eq!(
-        egress(STRICT, Origin::Loopback, syn, false),
+        egress(STRICT, Origin::Loopback, syn),
         Verdict::DropForwarded
     );
 }
@@ -95,7 +88,7 @@ fn egress_opens_nothing_by_way_of_loopback() {
 #[test]
 fn egress_drops_what_cannot_be_read() {
     for flags in [STRICT, PERMISSIVE] {
-        let verdict = egress(flags, Origin::Local, None, false);
+        let verdict = egress(flags, Origin::Local, None);
         assert_eq!(verdict, Verdict::DropUnreadable);
     }
 }
