@@ -47,7 +47,6 @@ impl Interceptor {
                 .tried(|| format!("empty the slot of {address}"))?;
         }
         index.set(netns, &[]);
-        self.leave_devices(netns);
         Ok(Some(closed))
     }
 

@@ -38,11 +38,11 @@ const EMPTY: Device = Device {
     reserved: 0,
 };
 
-/// The numbers of the pods, and sockets in their namespaces.
+/// The numbers of the pods. No socket in their namespaces is kept: it would keep a namespace
+/// alive, and with it the link by whose end a pod that is gone is known.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     numbers: HashMap<NetnsCookie, u32>,
-    sockets: HashMap<NetnsCookie, Netlink>,
 }
 
 impl Devices {
@@ -65,14 +65,6 @@ impl Devices {
         let known = self.numbers.get(&netns).copied();
         let taken = |number: &u32| self.numbers.values().any(|other| other == number);
         known.or_else(|| (1..MAX_DEVICES as u32).find(|number| !taken(number)))
-    }
-
-    fn socket(&mut self, netns: NetnsCookie, at: BorrowedFd<'_>) -> io::Result<&Netlink> {
-        use std::collections::hash_map::Entry;
-        Ok(match self.sockets.entry(netns) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(free) => free.insert(Netlink::open_in(at)?),
-        })
     }
 }
 
@@ -125,7 +117,7 @@ impl Interceptor {
         let entry = wanted_entry(wanted, pod);
         sys::update(self.maps.devices.as_fd(), &number, &entry).tried(tried)?;
         let tried = || "list the pod's devices".to_owned();
-        let socket = devices.socket(netns, wanted.netns).tried(tried)?;
+        let socket = Netlink::open_in(wanted.netns).tried(tried)?;
         for device in socket.devices().tried(tried)? {
             for side in Side::ALL {
                 let (name, program) = self.program_of(side)?;
@@ -163,11 +155,6 @@ impl Interceptor {
             .tried(|| format!("change the devices' mode of the pod with netns cookie {netns}"))
     }
 
-    /// Closes the socket in the pod's network namespace, which keeps the namespace from ending.
-    pub(super) fn leave_devices(&self, netns: NetnsCookie) {
-        self.devices().sockets.remove(&netns);
-    }
-
     /// Has the programs let everything pass, and takes them off the pod's devices. A
     /// namespace that cannot be entered keeps them, and they do nothing there.
     pub(super) fn unguard_devices(&self, netns: NetnsCookie) -> Result<(), InterceptError> {
@@ -176,11 +163,7 @@ impl Interceptor {
             sys::update(self.maps.devices.as_fd(), number, &EMPTY)
                 .tried(|| format!("release the devices of the pod with netns cookie {netns}"))?;
         }
-        let socket = match devices.sockets.remove(&netns) {
-            Some(socket) => Some(socket),
-            None => find(&links::lookup_pin(&self.options.pin_dir, netns)),
-        };
-        if let Some(socket) = socket {
+        if let Some(socket) = find(&links::lookup_pin(&self.options.pin_dir, netns)) {
             clear(&socket).tried(|| "take the programs off a pod's devices".to_owned())?;
         }
         devices.numbers.remove(&netns);
@@ -195,10 +178,11 @@ impl Interceptor {
     ) -> Result<Vec<Fault>, InterceptError> {
         let devices = self.devices();
         let netns = wanted.netns_cookie;
-        let known = devices.numbers.get(&netns).zip(devices.sockets.get(&netns));
-        let Some((number, socket)) = known else {
+        let Some(number) = devices.numbers.get(&netns) else {
             return Ok(vec![Fault::DeviceEntry]);
         };
+        let tried = || "list the pod's devices".to_owned();
+        let socket = Netlink::open_in(wanted.netns).tried(tried)?;
         let mut faults = Vec::new();
         if entry(self.maps.devices.as_fd(), *number)? != wanted_entry(wanted, pod) {
             faults.push(Fault::DeviceEntry);
@@ -208,7 +192,7 @@ impl Interceptor {
             .tried(|| "list the pod's devices".to_owned())?
         {
             for side in Side::ALL {
-                faults.extend(self.filter_fault(socket, &device, side, *number)?);
+                faults.extend(self.filter_fault(&socket, &device, side, *number)?);
             }
         }
         Ok(faults)
