@@ -207,11 +207,11 @@ fn core_device_drops_connections_of_a_foreign_cgroup() -> Result<()> {
             line["reason"] == "NOT_CAPTURED" && line["dst"] == to.to_string()
         })?;
         ensure!(line["pod"] == pair.client.uid(), "{line}");
-        pair.a.kill9()?;
-        // A second one, whose first packet meets no agent.
-        let trying = outside.start_in(pair.client.netns(), &format!("connect {to}"))?;
-        wait_syn_sent(&pair.client, 2)?;
-        drop(trying);
+    }
+    pair.a.kill9()?;
+    {
+        let _trying = outside.start_in(pair.client.netns(), &format!("connect {to}"))?;
+        wait_syn_sent(&pair.client)?;
     }
     let recording = capture.stop()?;
     ensure!(recording.syns().is_empty(), "{:?}", recording.syns());
@@ -374,8 +374,8 @@ fn has_banner(seen: &Value, name: &str) -> bool {
     read.is_some_and(|read| read.starts_with(name))
 }
 
-/// Waits until so many connections wait for an answer inside the pod's namespace.
-fn wait_syn_sent(pod: &Pod, wanted: usize) -> Result<()> {
+/// Waits until a connection waits for an answer inside the pod's namespace.
+fn wait_syn_sent(pod: &Pod) -> Result<()> {
     let waiting = || -> Result<usize> {
         let table = |name: &str| {
             let path = format!("/proc/thread-self/net/{name}");
@@ -386,9 +386,7 @@ fn wait_syn_sent(pod: &Pod, wanted: usize) -> Result<()> {
         let is_waiting = |line: &&str| line.split_whitespace().nth(3) == Some("02");
         Ok(lines.lines().filter(is_waiting).count())
     };
-    wait_until("the SYNs were sent", || {
-        waiting().is_ok_and(|count| count >= wanted)
-    })
+    wait_until("a SYN was sent", || waiting().is_ok_and(|count| count > 0))
 }
 
 /// The programs on the pod's device, as the kernel lists them.
