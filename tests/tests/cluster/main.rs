@@ -17,6 +17,5 @@ mod remote;
 mod services;
 mod statuses;
 mod uninstall;
-mod unlisted;
 mod upgrade;
 mod validation;
